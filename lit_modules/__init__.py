@@ -1,0 +1,1 @@
+"""Lightning's half: pruning before fit, and the recovery that follows."""

@@ -1,0 +1,1 @@
+"""Structural pruning of causal language models: discovery, estimation, surgery, compensation."""

@@ -1,0 +1,1 @@
+"""Submission to SLURM and what watches over it there."""
