@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 Kind = Literal["mlp", "attention", "query", "expert", "hidden", "layer"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -55,6 +56,11 @@ class Group:
     slices: tuple[Slice, ...]
     modules: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Parameter name -> shape; tied parameters once, under their first name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def count_parameters(shapes: Shapes, groups: Sequence[Group], kept: Kept) -> int:
