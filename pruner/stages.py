@@ -1,0 +1,59 @@
+"""The pruning stage on folders: a dense model in, `pruned/` and `plan.json` out, once."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pruner.checkpoint import load_model, load_tokenizer, save_model
+from pruner.pipeline import PruningSettings, prune
+from pruner.progress import Track, silent
+from pruner.run_folder import RunFolder, content_identity, done_record, mark_done
+
+
+def prune_into(
+    run: RunFolder,
+    model_name_or_path: str,
+    settings: PruningSettings,
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    track: Track = silent,
+) -> bool:
+    """Prune a model into `run.pruned` and `run.plan`; a finished stage of the same inputs is kept.
+
+    Returns:
+        False where the finished stage was found and used as it is.
+
+    Raises:
+        ValueError: the folder holds a finished stage of other inputs, or the settings cannot be met.
+    """
+    record = stage_record(model_name_or_path, settings, dtype)
+    finished = done_record(run.pruned)
+    if finished is not None:
+        if finished == record:
+            return False
+        raise ValueError(
+            f"{run.pruned} was pruned from other inputs: {finished} there, {record} asked for; "
+            "choose another run_dir"
+        )
+    model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
+    tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
+    plan = prune(model, tokenizer, settings, track=track)
+    plan.save(run.plan)
+    shutil.rmtree(run.pruned, ignore_errors=True)
+    save_model(model, tokenizer, run.pruned)
+    mark_done(run.pruned, record)
+    return True
+
+
+def stage_record(model_name_or_path: str, settings: PruningSettings, dtype: str | None) -> dict[str, Any]:
+    """What the stage's result depends on: the model's and the texts' content, and every setting."""
+    texts = (settings.plan,) if settings.plan else (settings.calibration.path,)
+    return {
+        "model": content_identity(model_name_or_path),
+        "dtype": dtype,
+        "settings": {key: str(value) for key, value in sorted(dataclasses.asdict(settings).items())},
+        "texts": [content_identity(str(Path(text))) for text in texts if text],
+    }
