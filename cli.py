@@ -1,0 +1,142 @@
+"""`llm-prune`: finds the command that was asked for and imports only what that one needs."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+COMMANDS = {
+    "fit": "prune, recover, evaluate and report: the whole path, resumed where it stopped",
+    "prune": "stop after pruned/ and plan.json",
+    "validate": "loss of a run's newest model on its held-out records",
+    "evaluate": "perplexity, tasks and cost of any model folders, in one table",
+    "export": "write a model folder in another format",
+    "generate": "continue a prompt with any model folder",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake of the user's ends in one message and exit status 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print_usage()
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"llm-prune: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for room in ("pruner", "lit_modules", __name__):
+        logging.getLogger(room).setLevel(logging.INFO)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    try:
+        return globals()[args[0]](args[1:])
+    except (ValueError, OSError) as error:
+        if os.environ.get("LLM_PRUNE_TRACEBACK"):
+            raise
+        print(f"llm-prune {args[0]}: {error}", file=sys.stderr)
+        return 2
+
+
+def print_usage() -> None:
+    """Print the commands, a line each."""
+    print("usage: llm-prune COMMAND [--help] [options]\n")
+    for name, purpose in COMMANDS.items():
+        print(f"  {name:<10} {purpose}")
+    print("\nFirst run: llm-prune fit --config configs/demo.yaml")
+
+
+def fit(args: list[str]) -> int:
+    """Prune, recover, evaluate and report into one run folder."""
+    from lit_modules.command import RunCommand
+
+    return RunCommand(args, "fit").fit()
+
+
+def prune(args: list[str]) -> int:
+    """Prune alone: the same configuration as `fit`, no trainer."""
+    from lit_modules.command import RunCommand
+
+    return RunCommand(args, "prune").prune()
+
+
+def validate(args: list[str]) -> int:
+    """Validation loss of what the run has made so far."""
+    from lit_modules.command import RunCommand
+
+    return RunCommand(args, "validate").validate()
+
+
+def evaluate(args: list[str]) -> int:
+    """Measure model folders."""
+    from pruner.evaluation.models import Evaluation
+
+    def run(models: dict[str, str], output: str, evaluation: Evaluation = Evaluation()) -> None:
+        """Measure models and write metrics.json and report.html.
+
+        Args:
+            models: label -> model folder, e.g. '{"dense": "models/x", "pruned": "runs/x/pruned"}'.
+            output: folder that takes metrics.json and report.html.
+            evaluation: what to measure.
+        """
+        from lit_modules.progress import bar
+        from pruner.evaluation.models import evaluate_models
+
+        evaluate_models(models, evaluation, output, track=bar)
+
+    return call(run, args, "evaluate")
+
+
+def export(args: list[str]) -> int:
+    """Write a model folder in another format."""
+
+    def run(
+        model: str, output: str, format: Literal["hf", "padded", "gguf"] = "hf", verify: bool = True
+    ) -> None:
+        """Write a model folder in another format and load it back to compare.
+
+        Args:
+            model: the folder to read.
+            output: the folder or file to write; must not exist.
+            format: hf (a folder for transformers), padded (dense shapes, zeros where something went), gguf.
+            verify: load the result in a fresh process and compare logits and greedy text.
+        """
+        from pruner.export import export_model
+
+        export_model(model, output, format, verify=verify)
+
+    return call(run, args, "export")
+
+
+def generate(args: list[str]) -> int:
+    """Continue a prompt."""
+
+    def run(
+        model: str, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> None:
+        """Continue a prompt with any model folder.
+
+        Args:
+            model: model folder.
+            prompt: the text to continue.
+            max_new_tokens: how many tokens to add at most.
+            temperature: 0 for greedy.
+            seed: of the sampling.
+        """
+        from pruner.evaluation.generate import generate_text
+
+        print(generate_text(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
+
+    return call(run, args, "generate")
+
+
+def call(function: Callable[..., None], args: list[str], name: str) -> int:
+    """Parse `args` by the signature of `function` and call it."""
+    from jsonargparse import auto_cli
+
+    auto_cli(function, args=args, prog=f"llm-prune {name}", as_positional=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,11 +57,15 @@ class PruningPlan:
         return {name: share.kept for name, share in self.groups.items()}
 
     def save(self, path: str | Path) -> None:
-        """Write JSON to `path`, to the side first, then renamed."""
+        """Write JSON to `path`, a line for each group; to the side first, then renamed."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {"format": FORMAT, **asdict(self)}
+        groups = fields.pop("groups")
+        head = json.dumps(fields, indent=1)[:-2]
+        rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(share)}" for name, share in groups.items())
         side = path.with_name(path.name + ".tmp")
-        side.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        side.write_text(f'{head},\n "groups": {{\n{rows}\n }}\n}}\n')
         os.replace(side, path)
 
     @classmethod
