@@ -1,0 +1,101 @@
+"""Saving a recovery so that it resumes bit for bit: on step boundaries, atomically, every rank's share."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lit_modules.callbacks.checkpoint_folder import (
+    SIDE,
+    STATE,
+    complete,
+    latest_checkpoint,
+    remove_old,
+    step_folder,
+)
+from lit_modules.callbacks.random_state import random_state, restore_random_state
+
+__all__ = ["Checkpointing", "at_step_boundary", "latest_checkpoint"]
+
+log = logging.getLogger(__name__)
+
+
+def at_step_boundary(trainer: Trainer) -> bool:
+    """Whether the batch that just ended completed an optimizer step."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+class Checkpointing(Callback):
+    """Writes `checkpoints/step-00000100/` every so many optimizer steps and keeps the newest few."""
+
+    def __init__(self, folder: Path, every_steps: int = 100, keep: int = 2) -> None:
+        if every_steps < 1 or keep < 2:
+            raise ValueError(
+                "checkpoints need every_steps >= 1 and keep >= 2 (one may be damaged), "
+                f"got {every_steps} and {keep}"
+            )
+        self.folder = folder
+        self.every_steps = every_steps
+        self.keep = keep
+        self._saved_step: int | None = None
+        self._random: dict[str, Tensor] | None = None
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Read this rank's random state; it is set when the first batch starts, not before."""
+        self._saved_step = checkpoint["global_step"]
+        file = Path(str(trainer.ckpt_path)).parent / random_file(trainer.global_rank)
+        if file.exists():
+            self._random = load_file(file)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Restore the random state that a resumed run left off with."""
+        if self._random is not None:
+            restore_random_state(self._random)
+            self._random = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if this step is due."""
+        if at_step_boundary(trainer) and trainer.global_step % self.every_steps == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step, so that nothing is replayed should the export be stopped."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the state of the step that just ended, unless it is written; all ranks call this."""
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        start = time.perf_counter()
+        final = step_folder(self.folder, step)
+        side = final.with_name(final.name + SIDE)
+        if trainer.is_global_zero:
+            shutil.rmtree(side, ignore_errors=True)
+            side.mkdir(parents=True)
+        trainer.strategy.barrier("checkpoint folder")
+        trainer.save_checkpoint(side / STATE)
+        save_file(random_state(), side / random_file(trainer.global_rank))
+        trainer.strategy.barrier("checkpoint written")
+        if trainer.is_global_zero:
+            complete(side, {"step": step, "world_size": trainer.world_size})
+            remove_old(self.folder, self.keep)
+        trainer.strategy.barrier("checkpoint complete")
+        self._saved_step = step
+        log.debug("saved step %d in %.2f s", step, time.perf_counter() - start)
+
+
+def random_file(rank: int) -> str:
+    """Name of the file with one rank's random state."""
+    return f"random-{rank:05d}.safetensors"
