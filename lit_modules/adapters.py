@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: jsonargparse reads vars() of a default
 class LoRA:
     """LoRA with the paper's values: rank 8, alpha 16, dropout .05, every projection of the decoder.
 

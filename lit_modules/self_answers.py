@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: jsonargparse reads vars() of a default
 class SelfAnswers:
     """How the dense model answers prompts.
 
