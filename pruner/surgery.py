@@ -79,4 +79,5 @@ def believe_new_widths(model: nn.Module, group: Group, num_kept: int) -> None:
 
 def owners(model: nn.Module, group: Group) -> Iterator[nn.Module]:
     """The innermost module that holds all of the group."""
-    yield model.get_submodule(group.name.removesuffix(f".{group.kind}"))
+    modules = dict(model.named_modules())
+    yield modules.get(group.name) or modules[group.name.removesuffix(f".{group.kind}")]
