@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pruner.modeling.compatible import widen
+from pruner.modeling.fields import changed_fields
 from pruner.modeling.from_gguf import load_gguf_model, load_gguf_tokenizer, require_gguf
+from pruner.modeling.per_layer import CODE, base_class, check_rebuilds, is_ours, per_layer_config, render
 from pruner.modeling.source import locate
+from pruner.modeling.stock import stock_model
+from pruner.modeling.widths import Modules, build, dense_config, differences, sizes, stock_class, structure
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +33,8 @@ def load_model(
         name_or_path: a model folder, a hub name, a `.gguf` file (dequantised), or
             `package://PACKAGE/FILE.gguf`, a file inside an installed Python package.
         dtype: of the weights, e.g. "bfloat16"; None for the one they were saved in (GGUF: float32).
-        trust_remote_code: run model code that lies beside the weights.
+        trust_remote_code: run model code that lies beside the weights; the code that `save_model` of
+            this very release wrote is known and runs without.
 
     Raises:
         ValueError: there is no such model, its weights are pickled or quantised, or it has no
@@ -33,6 +45,7 @@ def load_model(
     source = locate(str(name_or_path))
     if source.gguf_file:
         return load_gguf_model(source, dtype)
+    trust_remote_code = trust_remote_code or is_ours(Path(source.name))
     config = load_config(name_or_path, trust_remote_code=trust_remote_code)
     check_generates(config, name_or_path)
     try:
@@ -83,6 +96,7 @@ def load_config(name_or_path: str | Path, *, trust_remote_code: bool = False) ->
     source = locate(str(name_or_path))
     if source.gguf_file:
         require_gguf()
+    trust_remote_code = trust_remote_code or is_ours(Path(source.name))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source.name, trust_remote_code=trust_remote_code, gguf_file=source.gguf_file
@@ -116,7 +130,89 @@ def unreadable(name_or_path: str | Path, error: Exception) -> str:
     )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Save a model whose widths its configuration describes."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> None:
+    """Save a model, pruned or not, so that it loads without this project.
+
+    Where a stock class of transformers describes it, as that class. Else as the dense architecture, what
+    differs from it, and a small modelling file beside the weights (`trust_remote_code=True`). Which, is
+    found by comparing the model with the dense architecture of its configuration.
+
+    Args:
+        model: a causal language model, on any device.
+        tokenizer: saved beside it; None for none.
+        folder: written to the side, then renamed; a model folder that is there is replaced.
+
+    Raises:
+        ValueError: `folder` holds something else than a model, or neither form can express the model.
+    """
+    folder = Path(folder)
+    check_replaceable(folder)
+    with written_aside(folder) as side:
+        save_weights(model, side)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(side)
+        widen(side)
+
+
+def save_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Save configuration, weights and, where it is needed, code."""
+    cls, config = stock_class(type(model)), dense_config(model.config)
+    dense = structure(build(cls, config))
+    own = structure(model, shared=model.config)
+    fields = changed_fields(cls, config, sizes(own), sizes(dense))
+    stock = stock_model(cls, config, own, dense, fields)
+    if stock is not None:
+        save_stock(model, stock, folder)
+        return
+    code = render(cls, base_class(model, cls))
+    has_base = base_class(model, cls) is not None
+    values = per_layer_config(config, differences(own, dense), fields, has_base=has_base)
+    check_rebuilds(code, values, own)
+    model.save_pretrained(folder, save_original_format=False, state_dict=all_tensors(model, dense))
+    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    (folder / CODE).write_text(code)
+
+
+def save_stock(model: PreTrainedModel, stock: PreTrainedModel, folder: Path) -> None:
+    """Save the weights of `model` as those of a stock model without storage of its own."""
+    stock.load_state_dict(model.state_dict(), assign=True)
+    stock.tie_weights()
+    stock.generation_config = model.generation_config
+    stock.save_pretrained(folder)
+
+
+def all_tensors(model: PreTrainedModel, dense: Modules) -> dict[str, torch.Tensor]:
+    """The state dict, and buffers that it leaves out although they are no longer the architecture's own."""
+    state: dict[str, torch.Tensor] = model.state_dict()
+    for name, buffer in model.named_non_persistent_buffers():
+        owner, _, key = name.rpartition(".")
+        if list(buffer.shape) != dense[owner].get(key):
+            state[name] = buffer
+    return state
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise ValueError if `folder` is there and is no model folder, so that nothing else is lost."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} holds files but no model; choose a new folder, or an empty one")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a model is saved as a folder")
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place when all is written, and vanishes on an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    side = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    side.chmod(0o755)
+    try:
+        yield side
+        if folder.exists():
+            before = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            os.replace(folder, before / folder.name)
+            os.replace(side, folder)
+            shutil.rmtree(before)
+        else:
+            os.replace(side, folder)
+    finally:
+        shutil.rmtree(side, ignore_errors=True)

@@ -1,0 +1,168 @@
+"""Where a model differs from its dense architecture: shapes of weights, and numbers its modules hold."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Facts = dict[str, Any]
+"""What is told of one module: a weight's or buffer's shape, a number, or the numbers in its `config`."""
+
+Modules = dict[str, Facts]
+
+PASSING = frozenset(
+    {
+        "training",
+        "gradient_checkpointing",
+        "name_or_path",
+        "max_seq_len_cached",
+        "warnings_issued",
+        "loss_type",
+    }
+)
+"""Attributes that tell of a model's use and not of what it computes."""
+
+
+def stock_class(cls: type[Any]) -> type[Any]:
+    """The first class among a class and its ancestors that transformers itself has, else the class."""
+    return next((base for base in cls.__mro__ if base.__module__.split(".")[0] == "transformers"), cls)
+
+
+def dense_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The dense architecture's configuration: without per-layer widths, with `head_dim` spelled out."""
+    values = config.to_dict()
+    for key in ("per_layer_config", "pruned_modules", "auto_map", "architectures", "model_type"):
+        values.pop(key, None)
+    heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
+    if values.get("head_dim", 0) is None and heads and hidden:
+        values["head_dim"] = hidden // heads
+    cls = stock_class(type(config))
+    if cls is type(config) and not config.__module__.startswith("transformers."):
+        return copy.deepcopy(config)
+    dense: PreTrainedConfig = cls(**values)
+    dense._attn_implementation = config._attn_implementation
+    return dense
+
+
+def build(cls: type[Any], config: PreTrainedConfig) -> PreTrainedModel:
+    """A model without storage: its structure alone."""
+    with torch.device("meta"):
+        model: PreTrainedModel = cls(config)
+    return model
+
+
+def structure(model: PreTrainedModel, shared: PreTrainedConfig | None = None) -> Modules:
+    """What determines a model's arithmetic beside its weights' values, module by module.
+
+    Args:
+        model: any model, on any device.
+        shared: a configuration of which nothing needs to be told where a module holds this very one.
+    """
+    return {name: facts_of(module, shared) for name, module in model.named_modules()}
+
+
+def facts_of(module: nn.Module, shared: PreTrainedConfig | None) -> Facts:
+    """Shapes and plain numbers of one module, without its children's."""
+    facts: Facts = {
+        name: None if tensor is None else list(tensor.shape)
+        for name, tensor in itertools.chain(module._parameters.items(), module._buffers.items())
+    }
+    own = vars(module)
+    facts.update({key: plain(value) for key, value in own.items() if tells(key, value)})
+    config = own.get("config")
+    if config is not None and config is not shared:
+        facts["config"] = {key: plain(value) for key, value in vars(config).items() if tells(key, value)}
+    return facts
+
+
+def tells(key: str, value: Any) -> bool:
+    """Whether an attribute is a plain value that a forward pass may compute with."""
+    if key.startswith("_") or key in PASSING:
+        return False
+    flat = value if isinstance(value, (list, tuple)) else (value,)
+    return all(item is None or isinstance(item, (bool, int, float, str)) for item in flat)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def differences(own: Modules, dense: Modules) -> Modules:
+    """What must be told of each module to get `own` from `dense`.
+
+    Raises:
+        ValueError: modules came or went, which the dense architecture cannot express.
+    """
+    if own.keys() != dense.keys():
+        name = sorted(own.keys() ^ dense.keys())[0]
+        where = "only the pruned" if name in own else "only the dense"
+        raise ValueError(f"{where} model has a module {name!r}: which its configuration does not describe")
+    told = {name: changed(facts, dense[name]) for name, facts in own.items()}
+    return {name: facts for name, facts in told.items() if facts}
+
+
+def changed(own: Facts, dense: Facts) -> Facts:
+    """The facts that are not the dense module's; those of a `config` of its own field by field."""
+    facts = {key: value for key, value in own.items() if key not in dense or dense[key] != value}
+    facts.update(dict.fromkeys(dense.keys() - own.keys() - {"config"}))
+    if "config" in facts:
+        before = dense.get("config", {})
+        facts["config"] = {key: value for key, value in own["config"].items() if before.get(key) != value}
+        if not facts["config"]:
+            del facts["config"]
+    return facts
+
+
+def compact(modules: Modules) -> Modules:
+    """Tell once what is the same in several layers: "model.layers.4-25.mlp.up_proj"."""
+    alike: dict[tuple[str, str, str], list[int]] = {}
+    kept: dict[tuple[str, str, str], Facts] = {}
+    for name, facts in modules.items():
+        before, layer, after = split_layer(name)
+        key = (before, after, repr(facts)) if layer is not None else (name, "", "")
+        kept[key] = facts
+        alike.setdefault(key, []).extend([] if layer is None else [layer])
+    return {
+        f"{before}{ranges(layers)}{after}": kept[before, after, what]
+        for (before, after, what), layers in alike.items()
+    }
+
+
+def split_layer(name: str) -> tuple[str, int | None, str]:
+    """ "model.layers.4.mlp" -> ("model.layers.", 4, ".mlp"); no number: (name, None, "")."""
+    match = re.search(r"(?<=\.)\d+(?=\.|$)", name)
+    return (name[: match.start()], int(match[0]), name[match.end() :]) if match else (name, None, "")
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """[0, 2, 3, 4] -> "0,2-4"."""
+    return ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs(sorted(numbers)))
+
+
+def runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """First and last of every run of consecutive numbers."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1]
+
+
+def sizes(modules: Mapping[str, Facts]) -> dict[tuple[str, str, int], int]:
+    """Every whole number told of a model: (module, what, axis) -> number; axis 0 for plain numbers."""
+    found = {}
+    for name, facts in modules.items():
+        for key, value in facts.items():
+            values = value if isinstance(value, list) else [value]
+            found.update(
+                {(name, key, axis): number for axis, number in enumerate(values) if type(number) is int}
+            )
+    return found

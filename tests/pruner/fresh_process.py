@@ -1,0 +1,78 @@
+"""Loads saved models where this project cannot be imported, and reports how they compare with before.
+
+Arguments: a folder of cases, each a model folder `model/` with the `expected.safetensors` of the model in
+memory. Prints one JSON object: case -> what was found, or the error. Runs under transformers 4.57 and 5.x.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+
+class Absent:
+    """Refuses to find the project."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pruner", "lit_modules", "cli"):
+            raise ImportError(f"{name} must not be needed here")
+
+
+sys.meta_path.insert(0, Absent())
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)
+
+
+def load(folder):
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=True, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def greedy(model, input_ids, **options):
+    return model.generate(
+        input_ids, max_new_tokens=8, do_sample=False, pad_token_id=0, eos_token_id=None, **options
+    )
+
+
+@torch.no_grad()
+def compare(case):
+    expected = load_file(case / "expected.safetensors")
+    model = load(case / "model")
+    logits = model(expected["input_ids"]).logits
+    model.save_pretrained(case / "again")
+    again = load(case / "again")(expected["input_ids"]).logits
+    found = {
+        "class": type(model).__name__,
+        "error": (logits - expected["logits"]).abs().max().item(),
+        "again": (again - expected["logits"]).abs().max().item(),
+        "scale": expected["logits"].abs().max().item(),
+        "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
+    }
+    if "greedy" in expected:
+        found["cached"] = torch.equal(greedy(model, expected["input_ids"]), expected["greedy"])
+        found["uncached"] = torch.equal(
+            greedy(model, expected["input_ids"], use_cache=False), expected["greedy"]
+        )
+    if "AutoModel" in getattr(model.config, "auto_map", {}):
+        trunk = transformers.AutoModel.from_pretrained(
+            case / "model", trust_remote_code=True, dtype=torch.float32
+        )
+        found["trunk"] = type(trunk).__name__
+        found["states"] = trunk.eval()(expected["input_ids"])[0].isfinite().all().item()
+    return found
+
+
+def outcome(case):
+    try:
+        return compare(case)
+    except Exception as error:
+        return {"failed": "".join(traceback.format_exception(error)[-3:])[-1500:]}
+
+
+print(json.dumps({case.name: outcome(case) for case in sorted(Path(sys.argv[1]).iterdir())}))
