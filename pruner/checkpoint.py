@@ -14,10 +14,27 @@ from typing import TYPE_CHECKING
 from pruner.modeling.compatible import widen
 from pruner.modeling.fields import changed_fields
 from pruner.modeling.from_gguf import load_gguf_model, load_gguf_tokenizer, require_gguf
-from pruner.modeling.per_layer import CODE, base_class, check_rebuilds, is_ours, per_layer_config, render
+from pruner.modeling.per_layer import (
+    CODE,
+    address,
+    check_rebuilds,
+    is_ours,
+    own_classes,
+    per_layer_config,
+    render,
+)
 from pruner.modeling.source import locate
 from pruner.modeling.stock import stock_model
-from pruner.modeling.widths import Modules, build, dense_config, differences, sizes, stock_class, structure
+from pruner.modeling.widths import (
+    Modules,
+    build,
+    dense_config,
+    differences,
+    sizes,
+    stock_class,
+    structure,
+    with_head_dim,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +173,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:
     """Save configuration, weights and, where it is needed, code."""
-    cls, config = stock_class(type(model)), dense_config(model.config)
+    cls = stock_class(type(model))
+    config = with_head_dim(cls, dense_config(model.config))
+    config.dtype = model.dtype
     dense = structure(build(cls, config))
     own = structure(model, shared=model.config)
     fields = changed_fields(cls, config, sizes(own), sizes(dense))
@@ -164,9 +183,9 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
     if stock is not None:
         save_stock(model, stock, folder)
         return
-    code = render(cls, base_class(model, cls))
-    has_base = base_class(model, cls) is not None
-    values = per_layer_config(config, differences(own, dense), fields, has_base=has_base)
+    classes = own_classes(model, cls)
+    code = render([address(one) for one in classes])
+    values = per_layer_config(config, classes, differences(own, dense), fields)
     check_rebuilds(code, values, own)
     model.save_pretrained(folder, save_original_format=False, state_dict=all_tensors(model, dense))
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
+"""Model type -> what 4.57 calls an entry of `rope_parameters` where the name is its own."""
+
 
 def widen(folder: Path) -> None:
     """Add to config.json and tokenizer_config.json what 4.57 reads; 5.x reads them as before."""
@@ -29,6 +32,8 @@ def with_old_rope(config: dict[str, Any]) -> dict[str, Any]:
     old = {"rope_theta": rope["rope_theta"], "rope_scaling": None if plain else scaling}
     if "partial_rotary_factor" in rope:
         old["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    names = OLD_NAMES.get(config["model_type"].removeprefix("pruned_"), {})
+    old.update({name: rope[entry] for entry, name in names.items() if entry in rope})
     return {**old, **config}
 
 

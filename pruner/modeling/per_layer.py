@@ -8,89 +8,111 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pruner.modeling.fields import OUTSIDE
-from pruner.modeling.widths import Modules, build, compact, differences, structure
+from pruner.modeling.widths import Modules, build, compact, differences, stock_class, structure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CODE = "modeling_pruned.py"
 TEMPLATE = Path(__file__).with_name("remote") / CODE
-IMPORT = re.compile(r"from transformers[\w.]* import \w+ as (Dense\w+)\n")
+WRITTEN_FOR = ("LlamaConfig", "LlamaForCausalLM", "LlamaModel")
+IMPORT = re.compile(r"^from (transformers[\w.]*) import (\w+)$", re.MULTILINE)
 
 
-def base_class(model: PreTrainedModel, cls: type[Any]) -> type[Any] | None:
-    """The class that `AutoModel` gives for this architecture, if the model's own trunk is of it."""
-    from pruner.modeling.widths import stock_class
-
+def own_classes(model: PreTrainedModel, cls: type[Any]) -> tuple[type[Any], ...]:
+    """The architecture's classes: configuration, with head and, if the model has one, without."""
     trunk = getattr(model, model.base_model_prefix, None)
-    return None if trunk is None or isinstance(trunk, cls) else stock_class(type(trunk))
+    base = () if trunk is None or isinstance(trunk, cls) else (stock_class(type(trunk)),)
+    return (cls.config_class, cls, *base)
 
 
-def render(cls: type[Any], base: type[Any] | None) -> str:
-    """The modelling file for one architecture: the template with its three classes imported."""
-    classes = {"DenseConfig": cls.config_class, "DenseForCausalLM": cls, "DenseModel": base or cls}
-    return IMPORT.sub(lambda match: import_line(classes[match[1]], match[1]), TEMPLATE.read_text())
+def render(classes: Sequence[tuple[str, str]]) -> str:
+    """The modelling file for one architecture: the template, with its classes for Llama's.
+
+    Args:
+        classes: module and name of each, in the order of `WRITTEN_FOR`; the last may be missing.
+    """
+    code = TEMPLATE.read_text()
+    if len(classes) < len(WRITTEN_FOR):
+        code = re.sub(r"class PrunedLlamaModel.*?\n\n\n", "", code, flags=re.DOTALL)
+    imports = "\n".join(f"from {module} import {name}" for module, name in classes)
+    code = code.replace(f"from transformers import {', '.join(WRITTEN_FOR)}", "IMPORTS")
+    names = {ours: name for ours, (_, name) in zip(WRITTEN_FOR, classes)}
+    code = re.sub("|".join(WRITTEN_FOR), lambda found: names[found[0]], code)
+    return code.replace("IMPORTS", imports)
 
 
-def import_line(cls: type[Any], name: str) -> str:
-    """The line that imports a class of transformers, from the top where it is to be had."""
+def address(cls: type[Any]) -> tuple[str, str]:
+    """Where to import a class of transformers from, at the top where it is to be had, and its name."""
     import transformers
 
     public = getattr(transformers, cls.__name__, None) is cls
-    return f"from {'transformers' if public else cls.__module__} import {cls.__name__} as {name}\n"
+    return "transformers" if public else cls.__module__, cls.__name__
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether the code in a model folder is, but for the classes it imports, the one of this release."""
+    """Whether the code in a model folder is what this release writes for the classes it imports."""
     code = folder / CODE
     if not code.is_file():
         return False
     config = json.loads((folder / "config.json").read_text())
     modules = {reference.rpartition(".")[0] for reference in config.get("auto_map", {}).values()}
-    blank = [IMPORT.sub(r"\1\n", text) for text in (code.read_text(), TEMPLATE.read_text())]
-    return modules == {Path(CODE).stem} and blank[0] == blank[1]
+    text = code.read_text()
+    return modules == {Path(CODE).stem} and text == render(IMPORT.findall(text)[: len(WRITTEN_FOR)])
 
 
-def per_layer_entries(
-    config: PreTrainedConfig, fields: Mapping[str, dict[int, int]]
-) -> dict[str, dict[str, int]]:
-    """The value of `per_layer_config`: layer -> entries that differ from the dense model's."""
-    entries: dict[str, dict[str, int]] = {}
+def per_layer_entries(config: PreTrainedConfig, fields: Mapping[str, dict[int, int]]) -> dict[str, Any]:
+    """The entries that say per layer what differs from the dense model's configuration.
+
+    Some architectures have a `per_layer_config` of their own; theirs stays as it is. Some have several
+    decoders and so no one number of layers; theirs is left out.
+    """
+    if config.is_heterogeneous:
+        own = config.to_dict()["per_layer_config"]
+        return {"per_layer_config": own, "dense_per_layer_config": own}
+    if not hasattr(config, "num_hidden_layers"):
+        return {}
+    entries: dict[int, dict[str, int]] = {}
     for field, values in fields.items():
-        for layer, value in sorted(values.items()):
+        for layer, value in values.items():
             if layer != OUTSIDE and value != getattr(config, field, None):
-                entries.setdefault(str(layer), {})[field] = value
-    return dict(sorted(entries.items(), key=lambda item: int(item[0])))
+                entries.setdefault(layer, {})[field] = value
+    return {"per_layer_config": {str(layer): entries[layer] for layer in sorted(entries)}}
 
 
 def per_layer_config(
-    config: PreTrainedConfig, told: Modules, fields: Mapping[str, dict[int, int]], *, has_base: bool
+    config: PreTrainedConfig,
+    classes: Sequence[type[Any]],
+    told: Modules,
+    fields: Mapping[str, dict[int, int]],
 ) -> dict[str, Any]:
     """The saved config.json: the dense model's, what differs from it, and where the code lies."""
-    stem = Path(CODE).stem
-    auto_map = {"AutoConfig": f"{stem}.PrunedConfig", "AutoModelForCausalLM": f"{stem}.PrunedForCausalLM"}
-    if has_base:
-        auto_map["AutoModel"] = f"{stem}.PrunedModel"
+    from transformers import PreTrainedConfig
+
+    common = PreTrainedConfig().to_dict()
+    own = {key: value for key, value in config.to_dict().items() if common.get(key, ...) != value}
+    names = [f"Pruned{cls.__name__}" for cls in classes]
+    autos = ("AutoConfig", "AutoModelForCausalLM", "AutoModel")
     return {
-        **config.to_dict(),
-        "architectures": ["PrunedForCausalLM"],
-        "auto_map": auto_map,
+        **own,
+        "architectures": [names[1]],
+        "auto_map": {auto: f"{Path(CODE).stem}.{name}" for auto, name in zip(autos, names)},
         "model_type": f"pruned_{config.model_type}",
-        "per_layer_config": per_layer_entries(config, fields),
+        **per_layer_entries(config, fields),
         "pruned_modules": compact(told),
     }
 
 
 def check_rebuilds(code: str, values: Mapping[str, Any], own: Modules) -> None:
     """Raise ValueError unless the code, given the configuration, builds exactly the pruned model."""
-    module = imported(code)
-    rebuilt = build(module.PrunedForCausalLM, module.PrunedConfig(**values))
+    cls = getattr(imported(code), values["architectures"][0])
+    rebuilt = build(cls, cls.config_class(**values))
     left = differences(own, structure(rebuilt))
     if left:
         name, facts = next(iter(left.items()))

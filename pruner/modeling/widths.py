@@ -19,15 +19,9 @@ Facts = dict[str, Any]
 
 Modules = dict[str, Facts]
 
-PASSING = frozenset(
-    {
-        "training",
-        "gradient_checkpointing",
-        "name_or_path",
-        "max_seq_len_cached",
-        "warnings_issued",
-        "loss_type",
-    }
+PASSING = (
+    *("training", "gradient_checkpointing", "name_or_path", "max_seq_len_cached", "warnings_issued"),
+    *("loss_type", "architectures", "transformers_version", "return_dict"),
 )
 """Attributes that tell of a model's use and not of what it computes."""
 
@@ -38,19 +32,38 @@ def stock_class(cls: type[Any]) -> type[Any]:
 
 
 def dense_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The dense architecture's configuration: without per-layer widths, with `head_dim` spelled out."""
-    values = config.to_dict()
-    for key in ("per_layer_config", "pruned_modules", "auto_map", "architectures", "model_type"):
-        values.pop(key, None)
-    heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
-    if values.get("head_dim", 0) is None and heads and hidden:
-        values["head_dim"] = hidden // heads
+    """The dense architecture's configuration, without what an earlier pruning wrote into it."""
     cls = stock_class(type(config))
-    if cls is type(config) and not config.__module__.startswith("transformers."):
-        return copy.deepcopy(config)
-    dense: PreTrainedConfig = cls(**values)
-    dense._attn_implementation = config._attn_implementation
+    dense: PreTrainedConfig
+    if cls is type(config):
+        dense = copy.deepcopy(config)
+    else:
+        values = config.to_dict()
+        for key in ("auto_map", "pruned_modules", "model_type"):
+            values.pop(key, None)
+        values["per_layer_config"] = values.pop("dense_per_layer_config", None)
+        dense = cls(**values)
+        dense._attn_implementation = config._attn_implementation
+    dense.architectures = None
+    dense.name_or_path = ""
     return dense
+
+
+def with_head_dim(cls: type[Any], config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration with `head_dim` spelled out, for the architectures that heed it.
+
+    A head's width is often left to be the hidden size over the number of heads; with fewer heads that
+    would be another.
+    """
+    if config.is_heterogeneous or getattr(config, "head_dim", None) is not None:
+        return config
+    heads, hidden = (getattr(config, name, None) for name in ("num_attention_heads", "hidden_size"))
+    if not heads or not hidden:
+        return config
+    spelled, other = (copy.deepcopy(config) for _ in range(2))
+    spelled.head_dim, other.head_dim = hidden // heads, 2 * (hidden // heads)
+    heeded = structure(build(cls, spelled)) != structure(build(cls, other))
+    return spelled if heeded else config
 
 
 def build(cls: type[Any], config: PreTrainedConfig) -> PreTrainedModel:

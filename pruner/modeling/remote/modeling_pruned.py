@@ -1,13 +1,13 @@
-"""A pruned model: a stock architecture of transformers in which every module has a width of its own.
+"""A pruned model: a stock architecture of transformers in which every module has widths of its own.
 
-The configuration is the dense architecture's. Its `pruned_modules` tells what differs from it: for a
-module (or for the same module of several layers, "model.layers.4-25.mlp.up_proj") the shapes of its
-weights and the numbers it computes with. The dense modules are built first, each then gets the weights
-it was left with. So this file fits every architecture, whatever its layers' constructors want: it knows
-no layer class, and those of transformers stay as they are. Dense weights are never filled when loading:
+The configuration is the dense architecture's, and `pruned_modules` tells what differs from it: for a
+module, or for the same module of several layers ("model.layers.4-25.mlp.up_proj"), the shapes of its
+weights and the numbers it computes with. The dense modules are built first; each then gets the weights
+it was left with. That knows no layer class and changes no code of the architecture's, so one file fits
+them all, whatever their layers' constructors want. The dense weights cost nothing while loading:
 transformers builds on the meta device, and DeepSpeed's `zero.Init` has partitioned them by then.
 
-It needs torch and transformers (4.57 or newer) alone.
+Needs torch and transformers (4.57 or newer), nothing else.
 """
 
 import copy
@@ -17,51 +17,60 @@ import re
 
 import torch
 from torch import nn
-from transformers import LlamaConfig as DenseConfig
-from transformers import LlamaForCausalLM as DenseForCausalLM
-from transformers import LlamaModel as DenseModel
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 
-class PrunedConfig(DenseConfig):
+class PrunedLlamaConfig(LlamaConfig):
     """The dense configuration, and what differs from it.
 
-    `pruned_modules` builds the model; `per_layer_config`, transformers' own key, tells the rest of the
-    world the widths that have a name in the configuration (key-value caches are sized by it).
+    `pruned_modules` builds the model; `per_layer_config`, transformers' own key, tells others the widths
+    that have a name in the configuration, such as the size of a layer's key-value cache.
     """
 
-    model_type = f"pruned_{DenseConfig.model_type}"
+    model_type = f"pruned_{LlamaConfig.model_type}"
     allow_global_per_layer_attribute_access = True
 
     def validate_architecture(self):
         """Widths are the modules' own: no head count has to divide the hidden size."""
 
 
-if dataclasses.is_dataclass(DenseConfig):
+if dataclasses.is_dataclass(LlamaConfig):
     from huggingface_hub.dataclasses import strict
 
-    PrunedConfig = strict(PrunedConfig)  # or the parent's validator would still be the one that runs
+    PrunedLlamaConfig = strict(PrunedLlamaConfig)  # or the parent's validator would be the one that runs
 
 
 class Narrowed:
     """Gives the modules of a dense model their own widths as soon as they exist."""
 
-    config_class = PrunedConfig
+    config_class = PrunedLlamaConfig
 
     def __init__(self, config, *args, **kwargs):
         per_layer = config.to_dict().get("per_layer_config")
-        config.per_layer_config = None
+        config.per_layer_config = getattr(config, "dense_per_layer_config", None)
         super().__init__(config, *args, **kwargs)
         config.per_layer_config = per_layer
         self.config = config
         narrow(self, config.pruned_modules)
 
 
-class PrunedForCausalLM(Narrowed, DenseForCausalLM):
+class PrunedLlamaModel(Narrowed, LlamaModel):
+    """The pruned model without the head."""
+
+
+class PrunedLlamaForCausalLM(Narrowed, LlamaForCausalLM):
     """The pruned model with its language-model head."""
 
-
-class PrunedModel(Narrowed, DenseModel):
-    """The pruned model without the head."""
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+        """Load as usual, but never go on with weights that the folder does not have."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            raise ValueError(
+                f"the folder has no weights for {sorted(info['missing_keys'])[:3]}: this release of "
+                "transformers names them otherwise than the one that saved them; load with that one"
+            )
+        return (model, info) if output_loading_info else model
 
 
 class Weight(nn.Module):
@@ -69,32 +78,29 @@ class Weight(nn.Module):
 
     def __init__(self, shape, like):
         super().__init__()
-        self.weight = nn.Parameter(
-            torch.empty(shape, dtype=like.dtype, device=like.device), requires_grad=like.requires_grad
-        )
+        new = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.weight = nn.Parameter(new, requires_grad=like.requires_grad)
 
 
 def narrow(model, pruned_modules):
     """Change every module of `model` that `pruned_modules` names; tied weights stay tied."""
     made = {}
-    names = dict(model.named_modules())
-    prefix = model.base_model_prefix + "."
+    modules = dict(model.named_modules())
     for pattern, facts in pruned_modules.items():
         for name in spelled_out(pattern):
-            module = names.get(name) or names.get(name.removeprefix(prefix))
-            if module is None and isinstance(model, PrunedForCausalLM):
-                raise ValueError(f"config.json names {name!r}, a module that this architecture does not have")
-            for key, value in facts.items() if module is not None else ():
-                set_fact(module, key, value, made)
+            for key, value in facts.items():
+                module = modules.get(name) or modules.get(name.removeprefix(f"{model.base_model_prefix}."))
+                if module is not None:  # the trunk alone has no head
+                    set_fact(module, key, value, made)
 
 
 def spelled_out(pattern):
-    """ "layers.0,2-3.mlp" -> "layers.0.mlp", "layers.2.mlp", "layers.3.mlp"."""
+    """Expand "layers.0,2-3.mlp" to "layers.0.mlp", "layers.2.mlp" and "layers.3.mlp"."""
     choices = []
     for part in pattern.split("."):
-        ranges = part.split(",") if re.fullmatch(r"[\d,-]+", part) else None
-        ends = [[int(end) for end in ends.split("-")] for ends in ranges or ()]
-        choices.append([i for end in ends for i in range(end[0], end[-1] + 1)] if ranges else [part])
+        ranges = re.findall(r"(\d+)(?:-(\d+))?", part) if re.fullmatch(r"[\d,-]+", part) else []
+        numbers = [n for first, last in ranges for n in range(int(first), int(last or first) + 1)]
+        choices.append(numbers or [part])
     return [".".join(map(str, parts)) for parts in itertools.product(*choices)]
 
 
@@ -115,17 +121,16 @@ def set_fact(module, key, value, made):
 
 
 def narrow_weight(old, shape, made):
-    """The narrower weight that takes the place of `old`, one for all places that share it."""
+    """Make the weight that takes the place of `old`, one for all places that share it."""
     if shape is None:
         return None
     if id(old) not in made:
-        new = Weight(shape, old).weight
-        made[id(old)] = corner(old, new), old  # `old` is kept alive, so that its id stays its own
+        made[id(old)] = corner(old, Weight(shape, old).weight), old  # kept alive: its id stays its own
     return made[id(old)][0]
 
 
 def corner(old, new):
-    """`new`, filled with the first rows and columns of `old` where both hold values."""
+    """Fill `new` with the first rows and columns of `old`, where both hold values."""
     fits = old.dim() == new.dim() and all(have >= want for have, want in zip(old.shape, new.shape))
     if fits and not new.is_meta and not old.is_meta:
         with torch.no_grad():
