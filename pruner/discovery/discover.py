@@ -14,7 +14,7 @@ from pruner.discovery.tracing import trace
 from pruner.groups import Group, Kind, Slice
 
 
-def discover(model: nn.Module) -> Structure:
+def discover(model: nn.Module, inputs: dict[str, Any] | None = None) -> Structure:
     """Trace one forward pass on a meta copy of the model and solve for its groups; the model is not touched.
 
     Raises:
@@ -25,7 +25,7 @@ def discover(model: nn.Module) -> Structure:
     groups: list[Group] = []
     refused: list[Refusal] = []
     taken: set[str] = set()
-    families = trace(twin).families()
+    families = trace(twin, inputs).families()
     widest: dict[str, int] = {}
     for family in families:
         owner = common_owner([name for name, _, _ in family.sig])

@@ -507,12 +507,16 @@ class Family:
     def producers(f, i): return [g for g, c in zip(f.group(i), f.cons) if not c]
     def consumers(f, i): return [g for g, c in zip(f.group(i), f.cons) if c]
 
-def trace(model, S=5, B=1, vocab=None, inputs=None, device=None, **fw):
-    tr = Tracer(model); dev = device or next(model.parameters()).device
-    ids = torch.arange(B*S, device=dev).view(B, S) % (vocab or 32) + 3 if inputs is None else inputs
+def trace(model, inputs=None):
+    tr = Tracer(model); dev = next(model.parameters()).device
+    inputs = inputs or {"input_ids": torch.arange(5)[None] + 3}
     with torch.no_grad(), tr:
-        if tr.meta:
-            cpu = torch.arange(B*S).view(B, S) + 3; tr.shadow[id(ids)] = (ids, cpu)
-        tr.set(ids, St(kind='dyn'))
-        out = model(ids, use_cache=False, **fw)
+        def there(x):
+            y = x.to(dev)
+            if tr.meta: tr.shadow[id(y)] = (y, x)
+            tr.set(y, St(kind='dyn'))
+            return y
+        inputs = tree_map_only(Tn, lambda x: there(x.detach()), inputs)
+        tr.ids = inputs
+        model(**inputs, use_cache=False)
     return tr
