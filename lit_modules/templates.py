@@ -113,7 +113,7 @@ def load_template(template: str, tokenizer: PreTrainedTokenizerBase) -> Template
     if "{" not in template:
         if not Path(template).is_file():
             raise ValueError(
-                f"data.template must be alpaca, chat, a file or a text with slots, got {template}"
+                f"data.template must be alpaca, chat, a file that exists or a text with slots, got {template}"
             )
         template = Path(template).read_text(encoding="utf-8")
     return _own_template(template)

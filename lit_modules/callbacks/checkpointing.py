@@ -61,6 +61,7 @@ class Checkpointing(Callback):
         if self._random is not None:
             restore_random_state(self._random)
             self._random = None
+            count_epoch_as_begun(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,6 +95,16 @@ class Checkpointing(Callback):
         trainer.strategy.barrier("checkpoint complete")
         self._saved_step = step
         log.debug("saved step %d in %.2f s", step, time.perf_counter() - start)
+
+
+def count_epoch_as_begun(trainer: Trainer) -> None:
+    """Let Lightning's counters say that one more epoch has begun than has ended.
+
+    Resumed at an epoch's end it forgets to count the next one, and a second resume adds an epoch.
+    """
+    progress = trainer.fit_loop.epoch_progress
+    for counter in (progress.total, progress.current):
+        counter.ready = counter.started = counter.processed + 1
 
 
 def random_file(rank: int) -> str:

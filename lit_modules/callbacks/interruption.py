@@ -50,8 +50,15 @@ class Interruption(Callback):
             self.checkpointing.save(trainer)
             raise Interrupted(f"stopped by a signal after step {trainer.global_step}, which is saved")
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back, before Lightning does."""
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back, before Lightning does."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for each, previous in self._previous.items():
             signal.signal(each, previous)
         self._previous.clear()

@@ -1,0 +1,154 @@
+"""Records are tokenised once, split by hash, and labelled where there is something to learn."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lit_modules.collation import IGNORED
+from pruner.records import read_records
+
+
+def ready(data, world_size=1, rank=0, accumulation=1):
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(
+        accumulate_grad_batches=accumulation,
+        world_size=world_size,
+        global_rank=rank,
+        training=True,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    return data
+
+
+def first_batches(data, count):
+    batches = iter(data.train_dataloader())
+    return [data.on_after_batch_transfer(next(batches), 0) for _ in range(count)]
+
+
+def test_labels_are_the_responses_tokens_and_eos_and_nothing_else(make_data):
+    data = ready(make_data())
+    outputs = {row["output"].strip() for row, _ in read_records(data.path)}
+    for batch in first_batches(data, 10):
+        for ids, kept, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"]):
+            learned = labels[labels != IGNORED]
+            assert learned[-1] == data.tokenizer.eos_token_id
+            assert data.tokenizer.decode(learned[:-1]).strip() in outputs
+            assert torch.equal(ids[labels != IGNORED], learned)
+            assert not (labels[kept == 0] != IGNORED).any()
+
+
+def test_batches_count_their_tokens(make_data):
+    for batch in first_batches(ready(make_data()), 3):
+        assert batch["tokens"] == batch["attention_mask"].sum()
+
+
+def test_the_held_out_share_is_the_same_in_every_order_of_the_records(make_data, tmp_path):
+    data = ready(make_data())
+    lines = Path(data.path).read_text().splitlines()
+    (tmp_path / "reversed.jsonl").write_text("\n".join(lines[::-1]))
+    other = ready(make_data(str(tmp_path / "reversed.jsonl")))
+    assert set(data.examples.digests[data.held_out_rows]) == set(other.examples.digests[other.held_out_rows])
+    assert 0 < len(data.held_out_rows) < len(data.training_rows)
+    assert not set(data.held_out_rows) & set(data.training_rows)
+
+
+def test_a_cache_is_built_once_and_used_again(make_data):
+    data = make_data()
+    data.prepare_data()
+    written = {file: file.stat().st_mtime_ns for file in data.cache.iterdir()}
+    again = make_data(batch_size=4, seed=9)
+    again.prepare_data()
+    assert again.cache == data.cache
+    assert {file: file.stat().st_mtime_ns for file in data.cache.iterdir()} == written
+
+
+def test_a_cache_is_named_by_content_and_settings(make_data, tmp_path):
+    (tmp_path / "copy.jsonl").write_bytes(Path(make_data().path).read_bytes())
+    assert make_data(str(tmp_path / "copy.jsonl")).cache == make_data().cache
+    (tmp_path / "copy.jsonl").write_text('{"instruction": "a", "output": "b"}')
+    assert make_data(str(tmp_path / "copy.jsonl")).cache != make_data().cache
+    assert make_data(max_length=64).cache != make_data().cache
+    assert make_data(template="{instruction} {response}").cache != make_data().cache
+
+
+def test_a_build_that_fails_leaves_nothing_behind(make_data, tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(
+        json.dumps({"instruction": "a", "output": "b"}) + '\n{"instruction": "a", "output": ""}\n'
+    )
+    data = make_data(str(file))
+    with pytest.raises(ValueError, match=r"bad\.jsonl:2: the field output is empty"):
+        data.prepare_data()
+    assert not any(data.cache_dir.iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"validation_share": 1.0}, "validation_share"),
+        ({"batch_size": 0}, "must be positive"),
+        ({"path": "nowhere.json"}, "there is no file"),
+        ({"path": "self"}, "needs data.answers.prompts"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(make_data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_data(**settings)
+
+
+def test_an_empty_data_set_is_refused(make_data, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"no example to learn from.*empty\.jsonl"):
+        make_data(str(tmp_path / "empty.jsonl")).prepare_data()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_saved_position_continues_where_it_was_saved(make_data, num_workers):
+    settings = {"num_workers": num_workers, "validation_share": 0.0}
+    expected = [batch["rows"].tolist() for batch in first_batches(ready(make_data(**settings)), 30)]
+    stopped = ready(make_data(**settings))
+    assert [batch["rows"].tolist() for batch in first_batches(stopped, 13)] == expected[:13]
+    resumed = ready(make_data(**settings))
+    resumed.load_state_dict(stopped.state_dict())
+    assert [batch["rows"].tolist() for batch in first_batches(resumed, 17)] == expected[13:]
+
+
+def test_two_ranks_take_over_from_one_without_seeing_a_row_twice(make_data):
+    alone = ready(make_data(validation_share=0.0))
+    seen = [row for batch in first_batches(alone, 6) for row in batch["rows"].tolist()]
+    for rank in range(2):
+        data = ready(make_data(validation_share=0.0), world_size=2, rank=rank)
+        data.load_state_dict(alone.state_dict())
+        seen += [row for batch in first_batches(data, 7) for row in batch["rows"].tolist()]
+    assert sorted(seen) == list(range(40))
+
+
+def test_a_position_in_other_data_is_refused(make_data):
+    data = ready(make_data())
+    other = ready(make_data(max_length=64))
+    with pytest.raises(ValueError, match=r"other data.*data\.examples"):
+        other.load_state_dict(data.state_dict())
+
+
+def test_an_epoch_is_a_whole_number_of_optimizer_steps(make_data):
+    data = ready(make_data(validation_share=0.0), accumulation=3)
+    assert len(data.train_dataloader()) == 18
+    tiny = ready(make_data(validation_share=0.0), accumulation=100)
+    assert len(tiny.train_dataloader()) == 100
+
+
+def test_everything_held_out_is_refused(make_data, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    with pytest.raises(ValueError, match="held out"):
+        ready(make_data(str(tmp_path / "one.jsonl"), validation_share=0.999999))
+
+
+def test_the_cache_gives_back_what_was_encoded(make_data):
+    data = ready(make_data())
+    lengths = [len(data.examples.input_ids(row)) for row in range(len(data.examples))]
+    assert np.array_equal(lengths, data.examples.lengths)
