@@ -102,13 +102,17 @@ def fit(stories, make_data, tmp_path):
         recorder = Recorder(stop_at)
         checkpointing = Checkpointing(tmp_path / folder / "checkpoints", every_steps=every_steps)
         extra = [make(checkpointing) if callable(make) else make for make in callbacks]
-        defaults = {"max_epochs": 2, "accumulate_grad_batches": 2, "val_check_interval": 4}
+        defaults = {
+            "max_epochs": 2,
+            "accumulate_grad_batches": 2,
+            "val_check_interval": 4,
+            "enable_progress_bar": False,
+        }
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[recorder, checkpointing, *extra],
             **{**defaults, **settings},
