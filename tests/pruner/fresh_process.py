@@ -1,6 +1,6 @@
 """Loads saved models where this project cannot be imported, and reports how they compare with before.
 
-Arguments: a folder of cases, each a model folder `model/` with the `expected.safetensors` of the model in
+Arguments: a folder of cases, each a model folder of its name with the `expected.safetensors` of the model in
 memory. Prints one JSON object: case -> what was found, or the error. Runs under transformers 4.57 and 5.x.
 """
 
@@ -43,10 +43,10 @@ def greedy(model, input_ids, **options):
 @torch.no_grad()
 def compare(case):
     expected = load_file(case / "expected.safetensors")
-    model = load(case / "model")
+    model = load(case / case.name)
     logits = model(expected["input_ids"], use_cache=False).logits
-    model.save_pretrained(case / "again")
-    again = load(case / "again")(expected["input_ids"], use_cache=False).logits
+    model.save_pretrained(case / f"{case.name}-again")
+    again = load(case / f"{case.name}-again")(expected["input_ids"], use_cache=False).logits
     found = {
         "class": type(model).__name__,
         "error": (logits - expected["logits"]).abs().max().item(),
@@ -61,10 +61,12 @@ def compare(case):
         )
     if "AutoModel" in getattr(model.config, "auto_map", {}):
         trunk = transformers.AutoModel.from_pretrained(
-            case / "model", trust_remote_code=True, dtype=torch.float32
+            case / case.name, trust_remote_code=True, dtype=torch.float32
         )
+        weights = dict(model.named_parameters())
+        prefix = model.base_model_prefix + "."
         found["trunk"] = type(trunk).__name__
-        found["states"] = trunk.eval()(expected["input_ids"])[0].isfinite().all().item()
+        found["trunk_equal"] = all(torch.equal(w, weights[prefix + n]) for n, w in trunk.named_parameters())
     return found
 
 
@@ -75,4 +77,4 @@ def outcome(case):
         return {"failed": "".join(traceback.format_exception(error)[-3:])[-1500:]}
 
 
-print(json.dumps({case.name: outcome(case) for case in sorted(Path(sys.argv[1]).iterdir())}))
+json.dump({case.name: outcome(case) for case in sorted(Path(sys.argv[1]).iterdir())}, sys.stdout)
