@@ -1,0 +1,119 @@
+"""Scores from the activations that projections read, and from their gradients; all weights stay frozen."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pruner.groups import Group
+from pruner.importance.backward import backward
+from pruner.progress import Track, silent
+from pruner.projections import Projection, projection_of
+
+
+def gate_taylor(activation: Tensor, grad: Tensor) -> Tensor:
+    """Change in loss if a gate on an input closes: a ∂L/∂a = Σ_i W_ik ∂L/∂W_ik.
+
+    activation, grad: (samples, seq_len, in) -> (samples, in) fp32.
+    """
+    return (activation.float() * grad.float()).sum(1)
+
+
+def project(model: nn.Module, groups: Sequence[Group]) -> dict[str, Projection]:
+    """Group name -> the projection that reads it.
+
+    Raises:
+        ValueError: a group has none of its own.
+    """
+    found = {group.name: projection_of(model, group) for group in groups}
+    missing = [name for name, projection in found.items() if projection is None]
+    if missing:
+        raise ValueError(
+            f"group {missing[0]!r} is not read by one linear layer of its own ({len(missing)} such groups), "
+            "so activations cannot score it; choose a criterion on weights, such as taylor_first"
+        )
+    return {name: projection for name, projection in found.items() if projection is not None}
+
+
+def gate_importance(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    input_ids: Tensor,
+    squared: bool,
+    batch_size: int = 4,
+    track: Track = silent,
+) -> dict[str, Tensor]:
+    """Group name -> (num_units,) fp32: |mean gate gradient| (Taylor), or mean square of it (Fisher).
+
+    A gate multiplies all the activations of a unit; samples count by their mean loss per token, in nats.
+
+    Args:
+        model: is left as it was.
+        groups: each read by one linear layer.
+        input_ids: (num_samples, seq_len) int64.
+        squared: Fisher, half of which is the second-order change in loss, instead of Taylor.
+        batch_size: samples in one backward pass; no influence on the result.
+        track: sees the passes go by.
+    """
+    projections = project(model, groups)
+    totals: dict[str, Tensor] = {}
+    num_samples = len(input_ids)
+
+    def receive(name: str, activation: Tensor, grad: Tensor) -> None:
+        index = torch.as_tensor(projections[name].index, device=grad.device)
+        gates = gate_taylor(activation, grad * num_samples)[:, index].sum(2)
+        total = (gates.square() if squared else gates).sum(0) / num_samples
+        totals[name] = totals.get(name, 0) + total
+
+    with frozen(model), observed_inputs(model, projections, receive):
+        batches = input_ids.split(batch_size)
+        for number, batch in enumerate(track(batches, "estimate", len(batches))):
+            backward(model, batch, number * batch_size, num_samples)
+    return {name: totals[name].abs().cpu() for name in projections}
+
+
+@contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No weight asks for a gradient, all activations have one; afterwards everything is as before."""
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    training = model.training
+    embeddings = model.get_input_embeddings()
+    hook = embeddings.register_forward_hook(lambda _module, _args, output: output.requires_grad_(True))
+    try:
+        model.eval().requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        hook.remove()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(asked[name])
+        model.train(training)
+
+
+@contextmanager
+def observed_inputs(
+    model: nn.Module,
+    projections: Mapping[str, Projection],
+    receive: Callable[[str, Tensor, Tensor], None],
+) -> Iterator[None]:
+    """Give `receive` every projection's input, (samples, seq_len, in), and its gradient; keep neither."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def watch(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            activation: Tensor = args[0]
+            activation.register_hook(lambda grad: receive(name, activation.detach(), grad))
+
+        return watch
+
+    handles = [
+        model.get_submodule(projection.module).register_forward_pre_hook(hook(name))
+        for name, projection in projections.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

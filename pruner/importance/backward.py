@@ -1,0 +1,90 @@
+"""Backward passes over calibration samples in which nothing that is not asked for is kept."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+Receive = Callable[[str, Tensor], None]
+
+
+def language_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Mean loss over each sample's predicted tokens, in nats.
+
+    input_ids: (samples, seq_len) int64 -> (samples,) fp32.
+    """
+    input_ids = input_ids.to(model.device)
+    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+    targets = input_ids[:, 1:].to(logits.device)
+    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+
+
+def backward(model: PreTrainedModel, batch: Tensor, first: int, num_samples: int) -> None:
+    """Back-propagate a batch's share of the mean loss over `num_samples`.
+
+    Raises:
+        ValueError: the loss of a sample is not finite; `first` is the number of the batch's first sample.
+    """
+    losses = language_loss(model, batch)
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"the loss of calibration sample {first + int(bad[0])} is {losses[bad[0]].item()}; the model "
+            "does not survive its own weights' precision: load it in bfloat16 or float32"
+        )
+    (losses.sum() / num_samples).backward()
+
+
+def parameters_of(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
+    """The named parameters.
+
+    Raises:
+        ValueError: one cannot have a gradient because it is quantised.
+    """
+    wanted = set(names)
+    found = {name: parameter for name, parameter in model.named_parameters() if name in wanted}
+    for name, parameter in found.items():
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} is quantised ({parameter.dtype}): gradients need floating-point weights; load the "
+                "model unquantised, or score by activations or at random"
+            )
+    return found
+
+
+@contextmanager
+def streamed_gradients(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], receive: Receive
+) -> Iterator[None]:
+    """Give each gradient to `receive` as soon as a backward pass has completed it, then free it.
+
+    Nothing else of the model asks for gradients meanwhile; afterwards everything is as before.
+    """
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    training = model.training
+    hooks = []
+
+    def hook(name: str) -> Callable[[Tensor], None]:
+        def give(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            receive(name, parameter.grad)
+            parameter.grad = None
+
+        return give
+
+    try:
+        model.eval().requires_grad_(False)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(True)
+            hooks.append(parameter.register_post_accumulate_grad_hook(hook(name)))
+        with torch.enable_grad():
+            yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(asked[name])
+        model.train(training)

@@ -1,0 +1,69 @@
+"""One door to all criteria: which there are, and the scores of a model's groups by one of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pruner.groups import Group
+from pruner.importance.activations import gate_importance
+from pruner.importance.criteria import REDUCTIONS, WEIGHT_CRITERIA, choose, random_scores
+from pruner.importance.weights import weight_importance
+from pruner.progress import Track, silent
+
+CRITERIA = {
+    "random": "nothing: the baseline that any criterion has to beat",
+    "l1": "magnitude of the weights",
+    "l2": "squared magnitude of the weights",
+    "taylor": "first-order change in loss, a unit's weights taken as vectors",
+    "taylor_first": "first-order change in loss, element by element: LLM-Pruner's default",
+    "taylor_second": "second-order change in loss by the diagonal Fisher",
+    "taylor_mix": "first and second order together",
+    "gate_taylor": "first-order change in loss, from activations and their gradients",
+    "gate_fisher": "second-order change in loss, from activations and their gradients",
+}
+"""Name -> what it looks at."""
+
+NEED_NO_TEXT = ("random", "l1", "l2")
+
+
+def estimate_importance(
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    input_ids: Tensor | None,
+    criterion: str,
+    reduction: str = "sum",
+    batch_size: int | None = None,
+    seed: int = 0,
+    track: Track = silent,
+) -> dict[str, Tensor]:
+    """Score every unit of every group: group name -> (num_units,) fp32 on the CPU, larger is dearer.
+
+    Args:
+        model: is left as it was.
+        groups: what to score.
+        input_ids: (num_samples, seq_len) int64; None for criteria that read no text.
+        criterion: one of `CRITERIA`.
+        reduction: one of `REDUCTIONS`: how a unit's matrices become one score; criteria on weights alone.
+        batch_size: samples in one pass; no influence on the result.
+        seed: of "random".
+        track: sees the passes go by.
+
+    Raises:
+        ValueError: an unknown name, quantised weights, or a loss or score that is not finite.
+    """
+    choose(criterion, CRITERIA, "criterion")
+    choose(reduction, REDUCTIONS, "reduction")
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return {group.name: random_scores(group.num_units, generator) for group in groups}
+    if input_ids is None:
+        if criterion not in NEED_NO_TEXT:
+            raise ValueError(f"criterion {criterion!r} reads calibration text, and none was given")
+        input_ids = torch.zeros((1, 2), dtype=torch.int64)
+    if criterion in WEIGHT_CRITERIA:
+        rule = WEIGHT_CRITERIA[criterion]
+        return weight_importance(model, groups, input_ids, rule, reduction, batch_size, track)
+    squared = criterion == "gate_fisher"
+    return gate_importance(model, groups, input_ids, squared, batch_size or 4, track)
