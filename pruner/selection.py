@@ -1,0 +1,208 @@
+"""From a budget to widths, and from scores to the units that stay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pruner.discovery import Structure
+from pruner.groups import Group, Shapes, count_parameters, unit_parameters
+
+Granularity = Literal["block", "global"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much goes.
+
+    Attributes:
+        ratio: share of the decoder layers' parameters to remove, in [0, 1); embeddings and head not counted.
+        round_to: MLP widths become multiples of this; None for the largest power of two, up to 64, that is
+            no more than 1 % of the width.
+    """
+
+    ratio: float = 0.2
+    round_to: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio < 1:
+            raise ValueError(
+                f"budget.ratio is the share of parameters to remove and must be in [0, 1), got {self.ratio}; "
+                "for '20 % smaller' write 0.2"
+            )
+        if self.round_to is not None and self.round_to < 1:
+            raise ValueError(f"budget.round_to must be 1 or more, got {self.round_to}; 1 means no rounding")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Groups that lose units in step with one another; mostly one group.
+
+    Attributes:
+        groups: like groups, as many units going from each.
+        saves: parameters that one unit of each takes along.
+        counts: the numbers of removed units that are allowed, ascending from 0.
+    """
+
+    groups: tuple[Group, ...]
+    saves: int
+    counts: tuple[int, ...]
+
+    @property
+    def num_units(self) -> int:
+        """Units of each group."""
+        return self.groups[0].num_units
+
+    def floor(self, removed: float) -> int:
+        """The largest allowed number up to `removed`."""
+        return max(count for count in self.counts if count <= removed)
+
+    def after(self, removed: int) -> int | None:
+        """The allowed number that follows, None at the end."""
+        return next((count for count in self.counts if count > removed), None)
+
+
+def decoder_parameters(shapes: Shapes, layers: Sequence[str]) -> int:
+    """Parameters inside the decoder layers: what `Budget.ratio` is a share of."""
+    return count_parameters(inside(shapes, layers), [], {})
+
+
+def inside(shapes: Shapes, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of what belongs to the decoder layers."""
+    prefixes = tuple(f"{layer}." for layer in layers)
+    return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
+
+
+def prunable(structure: Structure, kinds: Sequence[str], first: int, last: int) -> list[Group]:
+    """Groups of the given kinds outside the `first` and `last` decoder layers, which are protected."""
+    open_layers = range(first, len(structure.layers) - last)
+    return [group for group in structure.groups if group.kind in kinds and group.layer in open_layers]
+
+
+def allocate(
+    groups: Sequence[Group],
+    shapes: Shapes,
+    layers: Sequence[str],
+    budget: Budget,
+    granularity: Granularity = "block",
+    scores: Mapping[str, Tensor] | None = None,
+) -> dict[str, int]:
+    """How many units every group loses: group name -> number, for all of `groups`.
+
+    "block": each layer gives the same share of what it has (LLM-Pruner's block-wise mode): the whole
+    attention units that fit in the share, and MLP channels for the rest. The steps that are missing then
+    come from the first layers; unless no layer is protected: then all stay alike.
+    "global": the units with the lowest score per parameter saved go, wherever they are.
+
+    Args:
+        groups: what may lose units, each of one layer.
+        shapes: of the whole dense model.
+        layers: names of its decoder layers.
+        budget: what is asked.
+        granularity: "block" or "global".
+        scores: group name -> (num_units,); for "global".
+
+    Raises:
+        ValueError: the budget cannot be reached; says what can.
+    """
+    if granularity not in get_args(Granularity):
+        raise ValueError(f"no granularity {granularity!r}; there are {', '.join(get_args(Granularity))}")
+    alike = granularity == "block" and len({group.layer for group in groups}) == len(layers)
+    candidates = _candidates(groups, shapes, budget.round_to, alike)
+    total = decoder_parameters(shapes, layers)
+    asked = budget.ratio * total
+    most = sum(candidate.saves * candidate.counts[-1] for candidate in candidates)
+    if asked > most:
+        raise ValueError(
+            f"budget.ratio {budget.ratio} of the decoder cannot be reached: the {len(groups)} groups that "
+            f"may be pruned give at most {most / total:.3f}; protect fewer layers, or ask for less"
+        )
+    if granularity == "block":
+        removed = _block(candidates, asked)
+    elif scores is None:
+        raise ValueError("granularity 'global' compares scores; choose a criterion that gives them")
+    else:
+        removed = _global(candidates, asked, scores)
+    return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
+
+
+def lowest(scores: Tensor, num_removed: int) -> tuple[int, ...]:
+    """The units that stay, ascending, when the `num_removed` of lowest score go; of equals the first."""
+    order = torch.argsort(scores, stable=True)
+    return tuple(sorted(int(unit) for unit in order[num_removed:]))
+
+
+def _candidates(
+    groups: Sequence[Group], shapes: Shapes, round_to: int | None, alike: bool
+) -> list[Candidate]:
+    """One for each group; where layers stay alike, one for all the groups of a kind and size."""
+    rows: dict[object, list[Group]] = {}
+    for group in groups:
+        rows.setdefault((group.kind, group.num_units) if alike else group.name, []).append(group)
+    return [_candidate(row, shapes, round_to) for row in rows.values()]
+
+
+def _candidate(groups: Sequence[Group], shapes: Shapes, round_to: int | None) -> Candidate:
+    """At least one unit, or one whole step, stays in every group."""
+    kind, width = groups[0].kind, groups[0].num_units
+    step = 1
+    if kind == "mlp":
+        step = round_to or max(2**power for power in range(7) if 2**power <= max(1, width // 100))
+    counts = (0, *range(width % step or step, width - min(step, width) + 1, step))
+    return Candidate(tuple(groups), sum(unit_parameters(shapes, group) for group in groups), counts)
+
+
+def _block(candidates: Sequence[Candidate], asked: float) -> list[int]:
+    """Equal shares: coarse groups give the whole units that fit, the finest of each layer the rest."""
+    finest: dict[int | None, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: c.saves * (c.after(0) or 0), reverse=True):
+        finest[candidate.groups[0].layer] = candidate
+    fine = [candidate in finest.values() for candidate in candidates]
+    share = asked / max(1, sum(c.saves * c.num_units for c in candidates))
+    removed = [0 if is_fine else c.floor(share * c.num_units) for c, is_fine in zip(candidates, fine)]
+    left = asked - _saved(candidates, removed)
+    share = left / max(1, sum(c.saves * c.num_units for c, is_fine in zip(candidates, fine) if is_fine))
+    for i, candidate in enumerate(candidates):
+        removed[i] = candidate.floor(share * candidate.num_units) if fine[i] else removed[i]
+    _fill(candidates, removed, asked, [i for i, is_fine in enumerate(fine) if is_fine])
+    _fill(candidates, removed, asked, range(len(candidates)))
+    return removed
+
+
+def _fill(candidates: Sequence[Candidate], removed: list[int], asked: float, allowed: Sequence[int]) -> None:
+    """Remove step after step, evenly, while that brings the saved parameters nearer to `asked`."""
+    while True:
+        steps = [(i, after) for i in allowed if (after := candidates[i].after(removed[i])) is not None]
+        if not steps:
+            return
+        i, after = min(steps, key=lambda step: (step[1] / candidates[step[0]].num_units, step[0]))
+        more = candidates[i].saves * (after - removed[i])
+        if more >= 2 * (asked - _saved(candidates, removed)):
+            return
+        removed[i] = after
+
+
+def _global(candidates: Sequence[Candidate], asked: float, scores: Mapping[str, Tensor]) -> list[int]:
+    """One threshold on the score per parameter saved, over the steps of all groups."""
+    steps = []
+    for i, candidate in enumerate(candidates):
+        ordered = scores[candidate.groups[0].name].double().sort().values.cumsum(0)
+        cost = [0.0, *ordered.tolist()]
+        for before, after in zip(candidate.counts, candidate.counts[1:]):
+            steps.append(((cost[after] - cost[before]) / (candidate.saves * (after - before)), i, after))
+    removed = [0] * len(candidates)
+    missing = asked
+    for _, i, after in sorted(steps):
+        more = candidates[i].saves * (after - removed[i])
+        if more < 2 * missing:
+            missing -= more
+            removed[i] = after
+        else:
+            break
+    return removed
+
+
+def _saved(candidates: Sequence[Candidate], removed: Sequence[int]) -> int:
+    return sum(candidate.saves * count for candidate, count in zip(candidates, removed))

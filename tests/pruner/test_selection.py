@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from pruner.discovery import Structure
+from pruner.groups import count_parameters, shapes_of
+from pruner.selection import Budget, allocate, decoder_parameters, lowest, prunable
+
+KINDS = ("mlp", "attention")
+
+
+@pytest.fixture
+def structure(groups):
+    return Structure(tuple(groups), tuple(f"model.layers.{i}" for i in range(6)), ())
+
+
+def reached(model, structure, removed):
+    """Share of the decoder that is gone, counted on what is left."""
+    shapes = {name: shape for name, shape in shapes_of(model).items() if name.startswith("model.layers.")}
+    kept = {group.name: range(removed.get(group.name, 0), group.num_units) for group in structure.groups}
+    return 1 - count_parameters(shapes, structure.groups, kept) / count_parameters(shapes, [], {})
+
+
+@pytest.mark.parametrize("granularity", ["block", "global"])
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.2, 0.37, 0.5])
+def test_the_budget_is_met_to_one_unit(tiny, structure, granularity, ratio):
+    groups = prunable(structure, KINDS, 1, 1)
+    scores = {group.name: torch.rand(group.num_units) for group in groups}
+    removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(ratio, 1), granularity, scores)
+    step = 2 * 4 * 2 * 16 + 2 * 4 * 16 if granularity == "global" else 3 * 16
+    total = decoder_parameters(shapes_of(tiny), structure.layers)
+    assert abs(reached(tiny, structure, removed) - ratio) * total <= step / 2
+
+
+def test_the_decoder_is_what_lies_inside_its_layers(tiny, structure):
+    expected = sum(parameter.numel() for parameter in tiny.model.layers.parameters())
+    assert decoder_parameters(shapes_of(tiny), structure.layers) == expected
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.23, 0.5])
+def test_without_protection_all_layers_stay_alike(tiny, structure, ratio):
+    groups = prunable(structure, KINDS, 0, 0)
+    removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(ratio, 1))
+    for kind in KINDS:
+        assert len({removed[group.name] for group in groups if group.kind == kind}) == 1
+    total = decoder_parameters(shapes_of(tiny), structure.layers)
+    assert abs(reached(tiny, structure, removed) - ratio) * total <= 6 * 3 * 16 / 2
+
+
+def test_protected_layers_lose_nothing_and_the_others_equally(tiny, structure):
+    groups = prunable(structure, KINDS, 2, 1)
+    removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(0.2, 1))
+    assert {group.layer for group in groups} == {2, 3, 4}
+    counts = [removed[group.name] for group in groups if group.kind == "mlp"]
+    assert max(counts) - min(counts) <= 1
+    assert min(counts) > 0
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_widths_become_multiples_and_the_budget_is_met_to_one_step(tiny, structure, step):
+    groups = prunable(structure, KINDS, 1, 1)
+    removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(0.2, step))
+    assert all((24 - removed[group.name]) % step == 0 for group in groups if group.kind == "mlp")
+    total = decoder_parameters(shapes_of(tiny), structure.layers)
+    assert abs(reached(tiny, structure, removed) - 0.2) * total <= step * 3 * 16 / 2
+
+
+def test_attention_gives_the_whole_units_that_fit_in_its_share(tiny, structure):
+    groups = prunable(structure, KINDS, 0, 0)
+    for ratio, expected in ((0.45, 0), (0.52, 1)):
+        removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(ratio, 1))
+        assert {removed[group.name] for group in groups if group.kind == "attention"} == {expected}
+
+
+def test_global_takes_the_lowest_score_per_parameter(tiny, structure):
+    groups = prunable(structure, KINDS, 0, 0)
+    scores = {group.name: torch.ones(group.num_units) * 1e3 for group in groups}
+    scores["model.layers.3.mlp"] = torch.arange(24.0)
+    removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(0.02, 1), "global", scores)
+    assert removed.pop("model.layers.3.mlp") > 0
+    assert not any(removed.values())
+
+
+def test_a_budget_that_protection_forbids_says_what_can_be_reached(tiny, structure):
+    groups = prunable(structure, KINDS, 2, 2)
+    with pytest.raises(ValueError, match=r"budget.ratio 0.9 .* give at most 0\.\d+; protect fewer layers"):
+        allocate(groups, shapes_of(tiny), structure.layers, Budget(0.9, 1))
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 20])
+def test_a_ratio_outside_zero_to_one_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got .*write 0.2"):
+        Budget(ratio)
+
+
+def test_an_unknown_granularity_is_answered_with_the_known(tiny, structure):
+    with pytest.raises(ValueError, match="no granularity 'row'; there are block, global"):
+        allocate(structure.groups, shapes_of(tiny), structure.layers, Budget(), "row")
+
+
+def test_the_units_of_lowest_score_go():
+    assert lowest(torch.tensor([0.3, 0.1, 0.1, 0.9]), 2) == (0, 3)
+    assert lowest(torch.tensor([0.3, 0.1, 0.1, 0.9]), 1) == (0, 2, 3)
