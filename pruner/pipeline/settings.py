@@ -1,0 +1,50 @@
+"""What a user says about pruning, as one value."""
+
+from dataclasses import dataclass, field
+
+from pruner.calibration import Calibration
+from pruner.groups import Kind
+from pruner.importance import CRITERIA, REDUCTIONS
+from pruner.selection import Budget, Granularity
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """What to remove from a model, and by what signs.
+
+    Attributes:
+        budget: how much goes.
+        criterion: how units are scored: random, l1, l2, taylor, taylor_first, taylor_second, taylor_mix,
+            gate_taylor or gate_fisher.
+        reduction: how the scores of a unit's matrices become one: sum, mean, max, product or last.
+        granularity: "block", each layer the same share; "global", the lowest scores wherever they are.
+        kinds: what may go: mlp (channels), attention (heads, or key-value groups with their heads).
+        protect_first: decoder layers at the start that lose nothing; 0 here and below leaves all layers
+            alike, and the model a stock class.
+        protect_last: the same at the end.
+        calibration: the text that criteria look at.
+        plan: replay this plan.json instead; no text is read, nothing is scored.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    criterion: str = "taylor_first"
+    reduction: str = "sum"
+    granularity: Granularity = "block"
+    kinds: tuple[Kind, ...] = ("mlp", "attention")
+    protect_first: int = 4
+    protect_last: int = 2
+    calibration: Calibration = field(default_factory=Calibration)
+    plan: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known, what in (
+            (self.criterion, CRITERIA, "criterion"),
+            (self.reduction, REDUCTIONS, "reduction"),
+        ):
+            if name not in known:
+                raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}")
+        if self.protect_first < 0 or self.protect_last < 0:
+            raise ValueError(
+                f"protect_first and protect_last count layers, got {self.protect_first} "
+                f"and {self.protect_last}"
+            )
