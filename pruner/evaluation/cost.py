@@ -62,6 +62,16 @@ class Speed:
     decode_seconds: float
     peak_bytes: int | None = None
 
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Over all sequences of the batch."""
+        return self.batch_size * self.prompt_tokens / self.prefill_seconds
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Over all sequences of the batch."""
+        return self.batch_size / self.decode_seconds
+
 
 def measure_size(model: PreTrainedModel, seq_len: int = 128) -> Size:
     """Count parameters, operations and bytes, the last two by one forward pass over `seq_len` tokens."""

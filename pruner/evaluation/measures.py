@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pruner.evaluation.cost import measure_size, measure_speed
 from pruner.evaluation.generate import continue_prompts
 from pruner.evaluation.harness import run_tasks
+from pruner.evaluation.metrics import Row
 from pruner.evaluation.perplexity import load_text, perplexity
 from pruner.evaluation.repetition import repeated_ngrams
 from pruner.evaluation.settings import Evaluation
 from pruner.progress import Track
 from pruner.run_folder import content_identity
 
-Row = dict[str, Any]
 Measure = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Evaluation, Track], Row]
 
 
@@ -87,7 +87,8 @@ def _speed(model: PreTrainedModel, tokenizer: Any, settings: Evaluation, track: 
         settings.speed_repeats,
         track,
     )
-    return dataclasses.asdict(speed)
+    rates = ("prefill_tokens_per_second", "decode_tokens_per_second")
+    return {**dataclasses.asdict(speed), **{rate: getattr(speed, rate) for rate in rates}}
 
 
 MEASURES: dict[str, Measure] = {

@@ -1,6 +1,5 @@
 """Several models, measured alike into one `metrics.json`; what is there already is not measured again."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -11,18 +10,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruner.checkpoint import load_model, load_tokenizer
 from pruner.evaluation.harness import check_tasks
-from pruner.evaluation.measures import MEASURES, Row, measurement_key, wanted
+from pruner.evaluation.measures import MEASURES, measurement_key, wanted
+from pruner.evaluation.metrics import Row, read_metrics, write_metrics
 from pruner.evaluation.report import write_report
 from pruner.evaluation.settings import Evaluation
 from pruner.progress import Track, silent
 from pruner.records import read_records
-from pruner.run_folder import RunFolder, content_identity, write_text
+from pruner.run_folder import RunFolder, content_identity
 
 __all__ = ["Evaluation", "evaluate_models"]
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1
 
 
 def evaluate_models(
@@ -30,7 +28,7 @@ def evaluate_models(
     settings: Evaluation,
     output: str | Path,
     track: Track = silent,
-) -> Row:
+) -> dict[str, Row]:
     """Measure each model in turn, one in memory at a time; write `metrics.json` and `report.html`.
 
     A measurement that `output/metrics.json` already holds, of the same model and settings, is kept; each
@@ -43,7 +41,7 @@ def evaluate_models(
         track: sees the work go by.
 
     Returns:
-        What was written to `metrics.json`: "models" -> label -> measurement -> its figures.
+        Label -> measurements, as `metrics.json` holds them.
 
     Raises:
         ValueError: a text, task or model is missing or does not fit; what was measured before is kept.
@@ -52,18 +50,17 @@ def evaluate_models(
     run = RunFolder(Path(output))
     rows = read_metrics(run.metrics)
     rows = {label: rows.get(label, {}) for label in [*models, *rows]}
-    metrics: Row = {"format": FORMAT, "models": rows}
     for label, path in models.items():
         start = time.perf_counter()
         done = []
         for name, row in _measured(rows[label], str(path), settings, track):
             rows[label] = row
-            write_text(run.metrics, json.dumps(metrics, indent=1) + "\n")
+            write_metrics(run.metrics, rows)
             done.append(name)
         what = ", ".join(done) or "nothing, all was known"
         log.info("measured of %s: %s (%.0f s)", label, what, time.perf_counter() - start)
     write_report(run.root)
-    return metrics
+    return rows
 
 
 def _measured(known: Row, path: str, settings: Evaluation, track: Track) -> Iterator[tuple[str, Row]]:
@@ -87,26 +84,6 @@ def check(settings: Evaluation) -> None:
         next(read_records(text, "test"), None)
     if settings.tasks:
         check_tasks(settings.tasks, settings.tasks_folder)
-
-
-def read_metrics(file: Path) -> Row:
-    """Label -> figures of every model in a `metrics.json`; none where there is no such file.
-
-    Raises:
-        ValueError: it is not one that this version writes.
-    """
-    try:
-        metrics = json.loads(file.read_text())
-        if metrics["format"] != FORMAT:
-            raise ValueError(f"format is not {FORMAT}")
-        models: Row = metrics["models"]
-        return models
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} holds no metrics of ours ({error!r}); move it away to measure anew"
-        ) from error
 
 
 def _load(path: str, settings: Evaluation) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

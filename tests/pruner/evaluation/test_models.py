@@ -36,10 +36,10 @@ def folder(tmp_path):
 
 def test_every_figure_is_written_for_every_model(settings, folder, tmp_path):
     models = {"dense": STORIES, "copy": folder}
-    metrics = evaluate_models(models, settings, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
-    dense, copy = metrics["models"]["dense"], metrics["models"]["copy"]
-    assert list(metrics["models"]) == ["dense", "copy"]
+    measured = evaluate_models(models, settings, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["models"] == measured
+    dense, copy = measured["dense"], measured["copy"]
+    assert list(measured) == ["dense", "copy"]
     assert dense["class"] == "LlamaForCausalLM"
     for name in ("size", "perplexity", "samples"):
         assert dense[name] == copy[name]
@@ -57,19 +57,19 @@ def test_what_was_measured_is_not_measured_again(settings, folder, tmp_path):
 
 
 def test_only_what_a_changed_setting_concerns_is_measured_again(settings, folder, tmp_path):
-    first = evaluate_models({"dense": folder}, settings, tmp_path / "out")["models"]["dense"]
+    first = evaluate_models({"dense": folder}, settings, tmp_path / "out")["dense"]
     longer = dataclasses.replace(settings, max_new_tokens=12)
-    again = evaluate_models({"dense": folder}, longer, tmp_path / "out")["models"]["dense"]
+    again = evaluate_models({"dense": folder}, longer, tmp_path / "out")["dense"]
     assert again["samples"] != first["samples"]
     assert {**again, "samples": None} == {**first, "samples": None}
 
 
 def test_another_model_under_the_same_label_keeps_nothing(settings, folder, tmp_path):
-    first = evaluate_models({"dense": folder}, settings, tmp_path / "out")["models"]["dense"]
+    first = evaluate_models({"dense": folder}, settings, tmp_path / "out")["dense"]
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     changed = dataclasses.replace(settings, prompts=())
-    again = evaluate_models({"dense": folder}, changed, tmp_path / "out")["models"]["dense"]
+    again = evaluate_models({"dense": folder}, changed, tmp_path / "out")["dense"]
     assert again["perplexity"]["values"] != first["perplexity"]["values"]
     assert "samples" not in again
 
