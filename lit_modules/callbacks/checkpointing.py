@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,6 +35,13 @@ class Checkpointing(Callback):
     """Writes `checkpoints/step-00000100/` every so many optimizer steps and keeps the newest few."""
 
     def __init__(self, folder: Path, every_steps: int = 100, keep: int = 2) -> None:
+        """Choose how often and how many.
+
+        Args:
+            folder: the run's checkpoints.
+            every_steps: optimizer steps from one to the next.
+            keep: how many of the newest stay.
+        """
         if every_steps < 1 or keep < 2:
             raise ValueError(
                 "checkpoints need every_steps >= 1 and keep >= 2 (one may be damaged), "
@@ -51,8 +59,14 @@ class Checkpointing(Callback):
         """Read this rank's random state; it is set when the first batch starts, not before."""
         self._saved_step = checkpoint["global_step"]
         file = Path(str(trainer.ckpt_path)).parent / random_file(trainer.global_rank)
-        if file.exists():
-            self._random = load_file(file)
+        self._random = load_file(file) if file.exists() else fresh_random_state(trainer, self._saved_step)
+        recount_batches(trainer, checkpoint)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note how many rows a batch of all ranks has, for a resume with another number of ranks."""
+        checkpoint["batch_rows"] = batch_rows(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -105,6 +119,29 @@ def count_epoch_as_begun(trainer: Trainer) -> None:
     progress = trainer.fit_loop.epoch_progress
     for counter in (progress.total, progress.current):
         counter.ready = counter.started = counter.processed + 1
+
+
+def batch_rows(trainer: Trainer) -> int:
+    """Rows that all ranks together take in one batch."""
+    share = trainer.datamodule.share
+    return int(share.batch_size * share.world_size)
+
+
+def recount_batches(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Say in batches of this run's size how far the epoch is, where the checkpoint's had another."""
+    before, now = checkpoint["batch_rows"], batch_rows(trainer)
+    if before == now:
+        return
+    current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    whole_steps = trainer.accumulate_grad_batches * now
+    done = current["ready"] * before // whole_steps * trainer.accumulate_grad_batches
+    current.update(ready=done, started=done, processed=done, completed=done - 1)
+
+
+def fresh_random_state(trainer: Trainer, step: int) -> dict[str, Tensor]:
+    """For a rank that the checkpoint knows nothing of: seeded by its number and the step."""
+    generator = torch.Generator().manual_seed(step * 1_000_003 + trainer.global_rank)
+    return {**random_state(), "torch": generator.get_state()}
 
 
 def random_file(rank: int) -> str:
