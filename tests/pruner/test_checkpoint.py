@@ -202,6 +202,18 @@ def test_tied_weights_come_back_tied_and_are_saved_once(cases, fresh):
     assert not fresh["llama-layers"]["tied"]
 
 
+@pytest.mark.distributed
+@pytest.mark.timeout(600)
+def test_zero_3_shards_every_weight_while_loading(cases, tmp_path):
+    case = cases / "llama_grouped_tied-layers"
+    files = [case / case.name, case / "expected.safetensors", tmp_path / "found.json"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = Path(__file__).with_name("sharded_process.py")
+    done = subprocess.run([*launcher, script, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(files[-1].read_text()) == {"sharded": True, "tied": True, "error": 0.0}
+
+
 def test_the_trunk_alone_loads_as_automodel(fresh):
     assert fresh["llama-layers"]["trunk"] == "PrunedLlamaModel"
     assert fresh["llama-layers"]["trunk_equal"]

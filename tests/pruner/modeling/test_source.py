@@ -37,7 +37,7 @@ def test_a_missing_model_is_told_before_anything_is_loaded(address, told):
 
 
 def test_a_package_without_the_file_lists_what_it_has():
-    with pytest.raises(ValueError, match="holds no [.]gguf file"):
+    with pytest.raises(ValueError, match=r"holds no \.gguf file"):
         packaged_file(f"{PACKAGE}json/m.gguf")
 
 
