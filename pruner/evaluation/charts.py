@@ -42,28 +42,26 @@ def columns(kept: Sequence[int | None], dense: Sequence[int], colour: str) -> Ma
         stays = had if left is None else left
         name = f"layer {layer}: {stays} of {had}"
         for height, kind in ((axis.place(had), "gone"), (axis.place(stays), colour)):
-            marks.append(_rectangle(layer * width, 100 - height, width * 0.84, height, kind, name))
+            marks.append(_rectangle((layer + 0.08) * width, 100 - height, width * 0.84, height, kind, name))
     edges = [str(layer) for layer in _spread(len(dense))]
     return frame(svg(_grid(axis), *marks), axis, edges, "layer")
 
 
 def lines(series: Mapping[str, tuple[Points, str]], x_name: str) -> Markup:
-    """Curves over a common axis: name -> points and the class that colours them."""
+    """Curves over a common axis: name -> points and the class that colours them; a lone point is a level."""
     everything = [point for points, _ in series.values() for point in points]
-    across, up = scale([x for x, _ in everything]), scale([y for _, y in everything])
     low, high = min(x for x, _ in everything), max(x for x, _ in everything)
-    span = (high - low) or 1.0
+    axis, span = scale([y for _, y in everything]), (high - low) or 1.0
     marks = []
     for name, (points, colour) in series.items():
-        path = " ".join(f"{100 * (x - low) / span:.2f},{100 - up.place(y):.2f}" for x, y in points)
-        drawn = path if len(points) > 1 else f"{path} 100,{path.partition(',')[2]}"
-        marks.append(tag("polyline", tag("title", name), points=drawn, class_=f"line {colour}"))
-    del across
-    edges = [number(low + share * span) for share in ((0, 0.5, 1) if high > low else (0,))]
-    return join(
-        legend({name: colour for name, (_, colour) in series.items()}),
-        frame(svg(_grid(up), *marks), up, edges, x_name),
-    )
+        path = [f"{100 * (x - low) / span:.2f},{100 - axis.place(y):.2f}" for x, y in points]
+        if len(path) == 1:
+            level = path[0].partition(",")[2]
+            path = [f"0,{level}", f"100,{level}"]
+        marks.append(tag("polyline", tag("title", name), points=" ".join(path), class_=f"line {colour}"))
+    colours = {name: colour for name, (_, colour) in series.items()}
+    edges = [number(low), number(high)] if high > low else [number(low)]
+    return join(legend(colours), frame(svg(_grid(axis), *marks), axis, edges, x_name))
 
 
 def histogram(stacks: Mapping[str, tuple[Sequence[float], str]], x_name: str, bins: int = 40) -> Markup:
@@ -84,7 +82,7 @@ def histogram(stacks: Mapping[str, tuple[Sequence[float], str]], x_name: str, bi
                 title = f"{count} {name}"
                 marks.append(_rectangle(place * 100 / bins, top, 92 / bins, axis.place(count), colour, title))
             floor[place] += count
-    edges = [number(low + share * span) for share in (0, 0.5, 1)]
+    edges = [number(low + share * span, 3) for share in (0, 0.5, 1)]
     colours = {name: colour for name, (_, colour) in stacks.items()}
     return join(legend(colours), frame(svg(_grid(axis), *marks), axis, edges, x_name))
 
@@ -142,11 +140,15 @@ def legend(colours: Mapping[str, str]) -> Markup:
     )
 
 
-def number(value: float) -> str:
-    """A tick's text."""
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.4g}".replace("-", "−")
+def number(value: float, digits: int = 4) -> str:
+    """A tick's text, of so many significant digits; whole numbers below a million in full."""
+    if value == round(value) and abs(value) < 1e6:
+        text = f"{value:.0f}"
+    elif value and not 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.{digits - 2}e}".replace("e-0", "e-").replace("e+0", "e")
+    else:
+        text = f"{value:.{digits}g}"
+    return text.replace("-", "−")
 
 
 def _grid(axis: Scale) -> Markup:

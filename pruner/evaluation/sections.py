@@ -26,11 +26,11 @@ def opening(name: str, models: Models, plan: PruningPlan | None) -> Markup:
 
 
 def comparison(models: Models) -> Markup:
-    """The table of all figures, and bars for those that more than one model has."""
+    """The table of all figures, and bars for those in which models differ."""
     rows = figures(models)
     if not rows:
         return NOTHING
-    shown = [_bars(figure, models) for figure in rows if len(figure.values) > 1]
+    shown = [_bars(figure, models) for figure in rows if len(set(figure.values.values())) > 1]
     return join(
         tag("h2", "Quality and cost"),
         tag("div", _table(rows, models), class_="card scroll"),
@@ -154,7 +154,7 @@ def _table(rows: list[Figure], models: Models) -> Markup:
         ]
         body.append(tag("tr", tag("td", figure.name), *cells))
     head = tag("tr", tag("th", ""), *[tag("th", label) for label in models])
-    return tag("table", tag("thead", head), tag("tbody", *body))
+    return tag("table", tag("thead", head), tag("tbody", *body), style=f"--models:{len(models)}")
 
 
 def _conditions(models: Models) -> str:
@@ -219,7 +219,7 @@ def _sample(label: str, text: str, colour: str) -> Markup:
     return tag(
         "div",
         tag("span", tag("i", class_=colour), label, class_="label"),
-        tag("p", text, class_="sample"),
+        tag("p", text.strip(), class_="sample"),
         class_="card",
     )
 
