@@ -25,17 +25,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"llm-prune: no command {args[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for room in ("pruner", "lit_modules", __name__):
-        logging.getLogger(room).setLevel(logging.INFO)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    quieten()
+    command: Callable[[list[str]], int] = globals()[args[0]]
     try:
-        return globals()[args[0]](args[1:])
+        return command(args[1:])
     except (ValueError, OSError) as error:
         if os.environ.get("LLM_PRUNE_TRACEBACK"):
             raise
         print(f"llm-prune {args[0]}: {error}", file=sys.stderr)
         return 2
+
+
+def quieten() -> None:
+    """Show our own lines and other people's warnings, nothing else."""
+    handler = logging.StreamHandler()
+    for room in ("pruner", "lit_modules", "slurm"):
+        logging.getLogger(room).setLevel(logging.INFO)
+        logging.getLogger(room).addHandler(handler)
+    for other in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(other).setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
 
 
 def print_usage() -> None:

@@ -1,4 +1,4 @@
-"""The command line of a run: Lightning's CLI with sections `pruner` and `evaluation`, and one `run_dir`."""
+"""The command line of a run: Lightning's CLI with sections for pruning and evaluation, and one `run_dir`."""
 
 import logging
 import time
@@ -10,9 +10,11 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lit_modules.callbacks.checkpointing import Checkpointing, latest_checkpoint
-from lit_modules.callbacks.interruption import Interruption
+from lit_modules.callbacks.export import Export
+from lit_modules.callbacks.interruption import EXIT_CODE, Interrupted, Interruption
 from lit_modules.callbacks.progress import Progress
 from lit_modules.callbacks.pruning import Pruning
 from lit_modules.callbacks.throughput import Throughput
@@ -20,8 +22,10 @@ from lit_modules.instruction_data import InstructionData
 from lit_modules.progress import bar
 from lit_modules.recovery import Recovery
 from pruner.evaluation.models import Evaluation, evaluate_models
+from pruner.evaluation.models import check as check_evaluation
 from pruner.pipeline import PruningSettings
 from pruner.run_folder import RunFolder, done_record, mark_done
+from pruner.stages import check_stage
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,9 @@ MAY_CHANGE = (
     "config",
     "run_dir",
     "evaluation",
+    "checkpointing",
     "data.num_workers",
+    "data.cache_dir",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -49,6 +55,8 @@ MAY_CHANGE = (
 class RunCommand(LightningCLI):
     """Parses a run's configuration, builds its parts, and walks its stages as far as a command asks."""
 
+    config_init: Any
+
     def __init__(self, args: list[str], name: str) -> None:
         self.name = name
         super().__init__(
@@ -59,29 +67,62 @@ class RunCommand(LightningCLI):
             auto_configure_optimizers=False,
             save_config_callback=None,
             seed_everything_default=42,
-            trainer_defaults={"enable_checkpointing": False, "use_distributed_sampler": False},
+            trainer_defaults={
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+            },
             parser_kwargs={"prog": f"llm-prune {name}"},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what Lightning does not know of: the run folder, the pruner and the evaluation."""
+        """Add what Lightning does not know of, and say once what several parts need."""
         parser.add_argument("--run_dir", type=str, required=True, help="Folder that takes all the run makes.")
         parser.add_class_arguments(PruningSettings, "pruner")
         parser.add_class_arguments(Evaluation, "evaluation")
+        parser.add_class_arguments(Checkpointing, "checkpointing", skip={"folder"}, instantiate=False)
+        for name in ("model_name_or_path", "trust_remote_code"):
+            parser.link_arguments(f"model.{name}", f"data.{name}")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what is given; Lightning would warn that `sys.argv` holds more, the command's name."""
+        self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Take the run folder, or refuse it, before anything is spent."""
+        """Know where things go."""
         self.run_folder = RunFolder(Path(self.config.run_dir))
+
+    def after_instantiate_classes(self) -> None:
+        """Check the inputs, then take the run folder or refuse it, before anything is spent."""
+        settings, model = self.config_init.pruner, self.model
+        check_stage(model.model_name_or_path, settings, trust_remote_code=model.trust_remote_code)
+        check_evaluation(self.config_init.evaluation)
         text = self.parser.dump(self.config, skip_none=False)
         there = self.run_folder.config
         found = definition(yaml.safe_load(there.read_text())) if there.exists() else None
         self.run_folder.claim(text, definition(yaml.safe_load(text)), found)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer | None:
         """Build the trainer around the run folder; `prune` needs none."""
         if self.name == "prune":
             return None
-        return super().instantiate_trainer(default_root_dir=str(self.run_folder.root), **kwargs)
+        config = {**self.config_init.trainer, "default_root_dir": str(self.run_folder.root), **kwargs}
+        if config["logger"] in (None, True):
+            config["logger"] = default_loggers(self.run_folder)
+        return self._instantiate_trainer(config, self.callbacks())
+
+    def callbacks(self) -> list[Callback]:
+        """What makes Lightning's fit the recovery stage of the path, in the order it is asked."""
+        checkpointing = Checkpointing(self.run_folder.checkpoints, **self.config_init.checkpointing)
+        return [
+            Pruning(self.config_init.pruner, self.run_folder, track=bar),
+            checkpointing,
+            Interruption(checkpointing),
+            Throughput(),
+            Progress(),
+            Export(self.run_folder),
+        ]
 
     def fit(self) -> int:
         """Prune, recover, evaluate, report; each stage once, however often it is started."""
@@ -90,22 +131,69 @@ class RunCommand(LightningCLI):
             log.info("%s is complete: see %s", run.root, run.report)
             return 0
         if done_record(run.recovered) is None:
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=latest_checkpoint(run.checkpoints))
+            try:
+                self.trainer.fit(
+                    self.model,
+                    self.datamodule,
+                    ckpt_path=latest_checkpoint(run.checkpoints),
+                    weights_only=True,
+                )
+            except Interrupted as interrupted:
+                log.warning("%s", interrupted)
+                return EXIT_CODE
         if self.trainer.is_global_zero:
             self.measure()
-            mark_done(run.root, {"stages": ["pruned", "recovered", "report"]})
+            mark_done(run.root, {"report": run.report.name})
         return 0
+
+    def prune(self) -> int:
+        """Stop after `pruned/` and `plan.json`."""
+        stage = Pruning(self.config_init.pruner, self.run_folder, track=bar)
+        stage.prune(self.model.model_name_or_path, trust_remote_code=self.model.trust_remote_code)
+        return 0
+
+    def validate(self) -> int:
+        """Log the held-out loss of the newest model the run has made."""
+        run = self.run_folder
+        made = [folder for folder in (run.recovered, run.pruned) if done_record(folder) is not None]
+        self.model.pruned_folder = made[0] if made else None
+        self.model.lora = None
+        self.trainer.validate(self.model, self.datamodule)
+        return 0
+
+    def measure(self) -> None:
+        """Evaluate dense, pruned and recovered into `metrics.json` and draw `report.html`."""
+        run, start = self.run_folder, time.perf_counter()
+        models = {
+            "dense": self.model.model_name_or_path,
+            "pruned": str(run.pruned),
+            "recovered": str(run.recovered),
+        }
+        evaluate_models(models, self.config_init.evaluation, run.root, track=bar)
+        log.info("measured and drawn: %s (%.0f s)", run.report, time.perf_counter() - start)
+
+
+def default_loggers(run: RunFolder) -> list[Logger]:
+    """CSV always, TensorBoard where it is installed, both in the run's `logs/`."""
+    loggers: list[Logger] = [CSVLogger(run.root, name=run.logs.name)]
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(run.root, name=run.logs.name, version=""))
+    except ImportError:
+        log.debug("no tensorboard: CSV logs only")
+    return loggers
 
 
 def definition(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that determines a run's result."""
 
-    def prune(node: Mapping[str, Any], at: str) -> dict[str, Any]:
+    def without(node: Mapping[str, Any], at: str) -> dict[str, Any]:
         paths = {key: f"{at}.{key}" if at else str(key) for key in node}
         return {
-            key: prune(value, paths[key]) if isinstance(value, Mapping) else value
+            key: without(value, paths[key]) if isinstance(value, Mapping) else value
             for key, value in node.items()
             if paths[key] not in MAY_CHANGE
         }
 
-    return prune(config, "")
+    return without(config, "")

@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pruner.checkpoint import load_model, load_tokenizer, save_model
+from pruner.checkpoint import load_config, load_model, load_tokenizer, save_model
+from pruner.importance import NEED_NO_TEXT
 from pruner.pipeline import PruningSettings, prune
+from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
+from pruner.records import read_records
 from pruner.run_folder import RunFolder, content_identity, done_record, mark_done
 
 
@@ -46,6 +49,17 @@ def prune_into(
     save_model(model, tokenizer, run.pruned)
     mark_done(run.pruned, record)
     return True
+
+
+def check_stage(
+    model_name_or_path: str, settings: PruningSettings, *, trust_remote_code: bool = False
+) -> None:
+    """Raise ValueError for what can be seen to be missing before any weight is loaded."""
+    load_config(model_name_or_path, trust_remote_code=trust_remote_code)
+    if settings.plan is not None:
+        PruningPlan.load(settings.plan)
+    elif settings.criterion not in NEED_NO_TEXT:
+        read_records(settings.calibration.path, settings.calibration.split)
 
 
 def stage_record(model_name_or_path: str, settings: PruningSettings, dtype: str | None) -> dict[str, Any]:
