@@ -32,6 +32,67 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Count:
+    """A whole number on a module that counts indices of a group, such as `num_heads` or `split_size`.
+
+    Attributes:
+        module: name of the module.
+        attribute: as on the module, or "config.NAME" for an entry of its configuration, of which it then
+            gets a copy of its own.
+        size: the number in the dense model.
+        index: (num_units, width) int64 of 0 .. size - 1: what each unit takes from it.
+    """
+
+    module: str
+    attribute: str
+    size: int
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """A root-mean-square norm over an axis that a group cuts.
+
+    Zeros count in its mean. With k of n indices gone it gives the same once its weight is multiplied by
+    sqrt((n - k) / n) and its epsilon by n / (n - k).
+
+    Attributes:
+        module: name of the module.
+        weight: name of its weight on the module, None where it has none.
+        offset: what the module adds to its weight before it multiplies (0, or 1).
+        epsilon: name of its epsilon on the module.
+        size: n in the dense model.
+        index: (num_units, width) int64 of 0 .. n - 1: what each unit takes.
+    """
+
+    module: str
+    weight: str | None
+    offset: float
+    epsilon: str
+    size: int
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArgumentSlice:
+    """A constant that a module is called with and that varies along a group, such as ALiBi's slopes.
+
+    Attributes:
+        module: name of the module.
+        argument: name in its `forward`.
+        dim: the axis, which may hold this many indices several times over (batch by heads).
+        size: how many there are in the dense model.
+        index: (num_units, width) int64 of 0 .. size - 1: what each unit takes.
+    """
+
+    module: str
+    argument: str
+    dim: int
+    size: int
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Group:
     """A family of like units of which each can be removed alone, all its slices together.
 
@@ -47,6 +108,9 @@ class Group:
         modules: for kind "layer", the module that unit u takes away.
         shares: names of the groups that own other axes of the same parameters or other
             partitions of the same axes.
+        counts: numbers on modules that follow from how many units there are.
+        norms: norms that average over the units.
+        arguments: constants of which each surviving unit keeps its own part.
     """
 
     name: str
@@ -56,6 +120,9 @@ class Group:
     slices: tuple[Slice, ...]
     modules: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
+    counts: tuple[Count, ...] = ()
+    norms: tuple[Norm, ...] = ()
+    arguments: tuple[ArgumentSlice, ...] = ()
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -2,101 +2,142 @@
 
 from __future__ import annotations
 
-import copy
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
+from pruner.discovery.constraints import Constraints
+from pruner.discovery.families import Family, families_of
+from pruner.discovery.kinds import is_query, kind_of, stream_of
+from pruner.discovery.labels import State
+from pruner.discovery.layers import decoder_layers, layer_of, owner_of
+from pruner.discovery.operation import States
+from pruner.discovery.probing import Probe, find_counts
+from pruner.discovery.propagation import propagate
+from pruner.discovery.recording import Interrupted, ModuleCall, Recording, record
+from pruner.discovery.solving import solve
 from pruner.discovery.structure import Refusal, Structure
-from pruner.discovery.tracing import trace
+from pruner.discovery.twin import meta_twin, token_inputs
+from pruner.discovery.values import Values
 from pruner.groups import Group, Kind, Slice
 
 
-def discover(model: nn.Module, inputs: dict[str, Any] | None = None) -> Structure:
-    """Trace one forward pass on a meta copy of the model and solve for its groups; the model is not touched.
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """The model followed once.
+
+    Attributes:
+        twin: its copy on the meta device.
+        recording: what ran.
+        states: the labels of every tensor.
+        families: the units that were found.
+        layers: names of the decoder layers.
+    """
+
+    twin: nn.Module
+    recording: Recording
+    states: States
+    families: list[Family]
+    layers: tuple[str, ...]
+
+
+def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Structure:
+    """Trace one forward pass of a copy on the meta device and solve for the model's groups.
+
+    The model itself is not touched and may lie on any device, the meta device included.
+
+    Args:
+        model: a causal language model, pruned already or not.
+        inputs: arguments of its `forward`, for a model that does not run on `input_ids` alone.
 
     Raises:
-        ValueError: the model has no causal-LM head or is quantised.
+        ValueError: what the model computes depends on its data in a way that one trace cannot tell.
     """
-    twin = meta_copy(model)
-    layers = decoder_layers(twin)
+    trace = follow(model, inputs or token_inputs())
     groups: list[Group] = []
     refused: list[Refusal] = []
+    for family, group in named(trace):
+        trouble = refusal(family)
+        if trouble is None:
+            counts = find_counts(probe_of(trace, family, group), group)
+            if isinstance(counts, str):
+                trouble = counts
+            else:
+                groups.append(replace(group, counts=counts))
+        if trouble is not None:
+            refused.append(Refusal(group.name, trouble))
+    groups.sort(key=lambda group: -1 if group.layer is None else group.layer)
+    return Structure(tuple(groups), trace.layers, tuple(refused))
+
+
+def follow(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
+    """Record, propagate, solve."""
+    twin, constants = meta_twin(model)
+    values = Values()
+    for tensor, value in constants:
+        values.learn(tensor, value)
+    try:
+        recording = record(twin, (), {**inputs, "use_cache": False}, values)
+    except Interrupted as interruption:
+        raise interruption.error from None
+    constraints = Constraints()
+    states = States(twin, constraints, values)
+    for tensor in recording.inputs:
+        states.set(tensor, State())
+    propagate(recording.events, states)
+    families = families_of(constraints, solve(constraints))
+    return Trace(twin, recording, states, families, decoder_layers(twin))
+
+
+def named(trace: Trace) -> list[tuple[Family, Group]]:
+    """The families that have a kind, as groups with names; what they need of modules is still open."""
+    stream = stream_of(trace.families, trace.layers)
+    found: list[tuple[Family, Kind, str]] = []
+    for family in trace.families:
+        owner = owner_of([piece.axis.name for piece in family.pieces])
+        kind = kind_of(family, stream)
+        if kind is not None and layer_of(owner, trace.layers) is not None:
+            found.append((family, kind, owner))
+    attention = [family for family, kind, _ in found if kind == "attention"]
+    groups: list[tuple[Family, Group]] = []
     taken: set[str] = set()
-    families = trace(twin, inputs).families()
-    widest: dict[str, int] = {}
-    for family in families:
-        owner = common_owner([name for name, _, _ in family.sig])
-        if kind_of(family) == "attention":
-            widest[owner] = max(widest.get(owner, 0), len(family.sig))
-    for family in families:
-        kind = kind_of(family)
-        owner = common_owner([name for name, _, _ in family.sig])
-        if kind == "attention" and len(family.sig) < widest[owner]:
+    for family, kind, owner in sorted(found, key=lambda entry: -len(entry[0].pieces)):
+        if kind == "attention" and is_query(family, attention):
             kind = "query"
-        layer = layer_of(owner, layers)
-        if kind is None or layer is None:
-            continue
-        if family.frozen or family.touched:
-            refused.append(Refusal(owner, ", ".join(sorted(family.touched)) or "frozen"))
-            continue
-        name = owner if owner not in taken and kind != "query" else f"{owner}.{kind}"
+        name = next(name for name in names_for(owner, kind) if name not in taken)
         taken.add(name)
-        slices = tuple(
-            Slice(n, d, index, reads) for (n, d, _), index, reads in zip(family.sig, family.idx, family.cons)
-        )
-        groups.append(Group(name, kind, layer, family.n, slices))
-    return Structure(tuple(sorted(groups, key=lambda g: (g.layer or 0))), layers, tuple(refused))
+        slices = tuple(Slice(p.axis.name, p.axis.dim, p.index, p.reads) for p in family.pieces)
+        groups.append((family, Group(name, kind, layer_of(owner, trace.layers), family.num_units, slices)))
+    return groups
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of the model whose parameters and buffers live on the meta device."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta") if buffer.is_floating_point() else buffer
-    twin: nn.Module = copy.deepcopy(model, memo)
-    return twin.eval()
+def names_for(owner: str, kind: Kind) -> list[str]:
+    """Names for a group, the plainest first."""
+    plain = [] if kind == "query" else [owner]
+    return [*plain, f"{owner}.{kind}", *(f"{owner}.{kind}_{number}" for number in range(2, 100))]
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, ...]:
-    """Names of the decoder's layers: the members of the module list that holds the most parameters."""
-    best: tuple[int, tuple[str, ...]] = (0, ())
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not re.search(r"\.\d+\.", name):
-            size = sum(parameter.numel() for parameter in module.parameters())
-            if size > best[0]:
-                best = (size, tuple(f"{name}.{i}" for i in range(len(module))))
-    return best[1]
-
-
-def kind_of(family: Any) -> Kind | None:
-    """Read the kind off what the trace saw; None for what cannot be removed by itself."""
-    reads = any(family.cons)
-    if not reads or all(family.cons):
-        return None
-    if not family.derived:
-        return "mlp"
-    if family.batch:
-        return "attention"
+def refusal(family: Family) -> str | None:
+    """Why a family must not be cut, None if it may."""
+    for kind in ("frozen", "constant"):
+        marks = family.marks.get(kind, ())  # type: ignore[call-overload]
+        if kind in family.marks:
+            return "; ".join(sorted({mark.reason for mark in marks})) or "it would empty a whole axis"
     return None
 
 
-def common_owner(names: list[str]) -> str:
-    """The innermost module that owns all the parameters."""
-    paths = [name.split(".")[:-1] for name in names]
-    length = 0
-    while all(len(path) > length for path in paths) and len({path[length] for path in paths}) == 1:
-        length += 1
-    return ".".join(paths[0][:length])
+def probe_of(trace: Trace, family: Family, group: Group) -> Probe:
+    """Cut every other unit of the family in the layer that holds it."""
+    assert group.layer is not None
+    call = call_of(trace.recording, trace.layers[group.layer])
+    events = trace.recording.events[call.first : call.last]
+    units = np.arange(1, family.num_units, 2) if family.num_units > 1 else np.zeros(0, np.int64)
+    return Probe(trace.twin, call, events, trace.states, family, units)
 
 
-def layer_of(owner: str, layers: tuple[str, ...]) -> int | None:
-    """Index of the decoder layer that holds the module, None where none does."""
-    for index, layer in enumerate(layers):
-        if (owner + ".").startswith(layer + "."):
-            return index
-    return None
+def call_of(recording: Recording, name: str) -> ModuleCall:
+    """The first call of a module."""
+    return next(call for call in recording.calls if call.name == name)

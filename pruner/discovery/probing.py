@@ -1,0 +1,208 @@
+"""Finds the numbers on modules that a cut must change, by cutting the twin and running the layer again.
+
+A layer that was cut rightly runs the same operators as before, on tensors whose sizes the labels foretell,
+with the same scalars. Where it does not, some number on some module still says the old width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from pruner.discovery.families import Family
+from pruner.discovery.operation import States
+from pruner.discovery.recording import Event, Interrupted, ModuleCall, record
+from pruner.discovery.rules.views import MOVES, SAME
+from pruner.discovery.solving import Ints
+from pruner.groups import Count, Group
+from pruner.slicing import believe_own_weights, lost_counts, lost_indices, set_counts, slice_tensors
+
+MOST_ROUNDS = 6
+NOT_COMPARED = MOVES | SAME | {"copy", "lift_fresh", "zeros", "empty", "full", "ones", "arange", "new_zeros"}
+"""Operators that may come or go with memory layout and change no number."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """One layer of the twin as it ran dense, and a family to cut in it.
+
+    Attributes:
+        twin: the whole model on the meta device.
+        layer: the call of the decoder layer.
+        events: what ran within.
+        states: the labels of its tensors.
+        family: whose units are to go.
+        units: those that go in the probe.
+    """
+
+    twin: nn.Module
+    layer: ModuleCall
+    events: Sequence[Event]
+    states: States
+    family: Family
+    units: Ints
+
+
+def find_counts(probe: Probe, group: Group) -> tuple[Count, ...] | str:
+    """The counts with which the layer runs as foretold, or the place where it still does not.
+
+    Numbers are changed one at a time, each time the one that gets the layer furthest.
+    """
+    foretold = foretell(probe)
+    chosen: tuple[Count, ...] = ()
+    progress, trouble = run(probe, group, chosen, foretold)
+    candidates = None
+    for _ in range(MOST_ROUNDS):
+        if trouble is None:
+            return chosen
+        if candidates is None:
+            candidates = list(candidates_for(probe))
+        outcomes = [(*run(probe, group, (*chosen, each), foretold), each) for each in distinct(candidates, chosen)]
+        best = max(outcomes, key=lambda outcome: outcome[0], default=None)
+        if best is None or best[0] <= progress:
+            break
+        progress, trouble, count = best
+        chosen = (*chosen, count)
+    return chosen if trouble is None else trouble
+
+
+def distinct(candidates: Sequence[Count], chosen: Sequence[Count]) -> list[Count]:
+    """The candidates on attributes that nothing was chosen for yet."""
+    taken = {(count.module, count.attribute) for count in chosen}
+    return [count for count in candidates if (count.module, count.attribute) not in taken]
+
+
+Foretold = list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...], str]]
+"""For every operator: its name, the shapes of its inputs and outputs, its scalars, its place."""
+
+
+def foretell(probe: Probe) -> Foretold:
+    """What the cut layer must do."""
+    return [
+        (
+            event.name,
+            tuple(shape_after(probe, tensor) for tensor in (*event.tensors, *event.outputs)),
+            scalars(event),
+            event.place,
+        )
+        for event in probe.events
+        if event.name not in NOT_COMPARED
+    ]
+
+
+def shape_after(probe: Probe, tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's shape once the units are gone, by its labels."""
+    sizes = list(tensor.shape)
+    for dim, labels in probe.states.of(tensor).axes().items():
+        gone = np.any([probe.family.fallen(each, probe.units) for each in labels], axis=0)
+        sizes[dim] -= int(gone.sum())
+    return tuple(sizes)
+
+
+def scalars(event: Event) -> tuple[float, ...]:
+    """The floating-point arguments of an operator."""
+    return tuple(arg for arg in event.args if isinstance(arg, float))
+
+
+def run(probe: Probe, group: Group, counts: tuple[Count, ...], foretold: Foretold) -> tuple[int, str | None]:
+    """How many operators run as foretold, and what happens then; None if all do."""
+    kept = {group.name: np.setdiff1d(np.arange(group.num_units), probe.units)}
+    call = probe.layer
+    with cut(probe.twin, replace(group, counts=counts), kept, call.name):
+        try:
+            recording = record(
+                probe.twin.get_submodule(call.name), call.args, call.kwargs, probe.states.values, call.name
+            )
+            failure = None
+        except Interrupted as interruption:
+            recording, failure = interruption.recording, interruption.error
+        return compare(recording.events, foretold, failure)
+
+
+def compare(events: Sequence[Event], foretold: Foretold, failure: Exception | None) -> tuple[int, str | None]:
+    """How many of the foretold operators ran, and what happened then."""
+    ran = [event for event in events if event.name not in NOT_COMPARED]
+    for number, (event, (name, shapes, floats, place)) in enumerate(zip(ran, foretold)):
+        now = tuple(tuple(tensor.shape) for tensor in (*event.tensors, *event.outputs))
+        if (event.name, now, scalars(event)) != (name, shapes, floats):
+            return number, f"{name} at {place} works on {now} where {shapes} is foretold"
+    if failure is not None:
+        return len(ran), f"after the cut: {failure}"
+    if len(ran) != len(foretold):
+        return min(len(ran), len(foretold)), "the layer takes another path after the cut"
+    return len(ran), None
+
+
+@contextmanager
+def cut(twin: nn.Module, group: Group, kept: Mapping[str, Ints], layer: str) -> Iterator[None]:
+    """Cut one layer of the twin for a while."""
+    modules = list(twin.get_submodule(layer).modules())
+    attributes = [(module, dict(vars(module))) for module in modules]
+    tensors = [(t, t.data) for module in modules for t in itertools.chain(module.parameters(), module.buffers())]
+    slice_tensors(twin, lost_indices([group], kept))
+    set_counts(twin, lost_counts([group], kept))
+    believe_own_weights(modules)
+    try:
+        yield
+    finally:
+        for module, before in attributes:
+            vars(module).clear()
+            vars(module).update(before)
+        for tensor, data in tensors:
+            tensor.data = data
+
+
+def candidates_for(probe: Probe) -> Iterator[Count]:
+    """Whole numbers on the layer's modules that equal the size of some axis which the family cuts."""
+    patterns = axes_cut(probe)
+    for name, module in probe.twin.get_submodule(probe.layer.name).named_modules(prefix=probe.layer.name):
+        for attribute, number in whole_numbers(module):
+            for index in patterns.get(number, ()):
+                yield Count(name, attribute, number, index)
+
+
+def whole_numbers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """(attribute, number) of a module, and of the configuration that it holds."""
+    for attribute, value in vars(module).items():
+        if type(value) is int:
+            yield attribute, value
+    config: Any = vars(module).get("config")
+    for attribute, value in vars(config).items() if hasattr(config, "__dict__") else ():
+        if type(value) is int and not attribute.startswith("_"):
+            yield f"config.{attribute}", value
+
+
+def axes_cut(probe: Probe) -> dict[int, list[Ints]]:
+    """Size of an axis -> (num_units, width) indices along it that go with each unit, each way once."""
+    units = np.arange(probe.family.num_units)[:, None]
+    found: dict[int, dict[bytes, Ints]] = {len(units): {units.tobytes(): units}}
+    seen: set[int] = set()
+    for event in probe.events:
+        for tensor in (*event.tensors, *event.outputs):
+            for _, labels in probe.states.of(tensor).facets:
+                if id(labels) in seen:
+                    continue
+                seen.add(id(labels))
+                index = units_along(probe.family, labels)
+                if index is not None:
+                    found.setdefault(len(labels), {})[index.tobytes()] = index
+    return {size: list(ways.values()) for size, ways in found.items()}
+
+
+def units_along(family: Family, labels: Ints) -> Ints | None:
+    """(num_units, width) the indices of an axis that go with each unit; None if not equally many do."""
+    columns = family.falls[:, family.class_of[labels]].tocsr()
+    columns[:, labels == 0] = 0
+    columns.eliminate_zeros()
+    columns.sort_indices()
+    widths = np.diff(columns.indptr)
+    if not len(widths) or widths[0] == 0 or (widths != widths[0]).any():
+        return None
+    index: Ints = columns.indices.reshape(family.num_units, int(widths[0])).astype(np.int64)
+    return index

@@ -1,0 +1,113 @@
+"""Cuts weights, and the numbers on modules that follow from their widths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pruner.groups import Count, Group, Kept
+
+Indices = NDArray[np.int64]
+
+
+def gone_units(group: Group, kept: Kept) -> Indices:
+    """The units of a group that go; none if `kept` does not name it.
+
+    Raises:
+        ValueError: `kept` names a unit that the group does not have.
+    """
+    if group.name not in kept:
+        return np.zeros(0, np.int64)
+    survivors = np.asarray(kept[group.name], dtype=np.int64)
+    if len(survivors) and not 0 <= survivors.min() <= survivors.max() < group.num_units:
+        raise ValueError(
+            f"group {group.name!r} has units 0..{group.num_units - 1}, kept names "
+            f"{int(survivors.min())}..{int(survivors.max())}: it was made for another model"
+        )
+    return np.setdiff1d(np.arange(group.num_units), survivors)
+
+
+def lost_indices(groups: Sequence[Group], kept: Kept) -> dict[tuple[str, int], Indices]:
+    """(parameter or buffer, axis) -> the indices that go, ascending."""
+    parts: dict[tuple[str, int], list[Indices]] = {}
+    for group in groups:
+        gone = gone_units(group, kept)
+        for piece in group.slices if len(gone) else ():
+            parts.setdefault((piece.name, piece.dim), []).append(piece.index[gone].reshape(-1))
+    return {place: np.unique(np.concatenate(indices)) for place, indices in parts.items()}
+
+
+def lost_counts(groups: Sequence[Group], kept: Kept) -> dict[tuple[str, str], int]:
+    """(module, attribute) -> its number afterwards."""
+    parts: dict[tuple[str, str], tuple[Count, list[Indices]]] = {}
+    for group in groups:
+        gone = gone_units(group, kept)
+        for count in group.counts if len(gone) else ():
+            entry = parts.setdefault((count.module, count.attribute), (count, []))
+            entry[1].append(count.index[gone].reshape(-1))
+    return {
+        place: count.size - len(np.unique(np.concatenate(indices))) for place, (count, indices) in parts.items()
+    }
+
+
+def slice_tensors(model: nn.Module, lost: Mapping[tuple[str, int], Indices]) -> None:
+    """Take indices out of parameters and buffers, in place: tied ones stay tied."""
+    for (name, dim), gone in lost.items():
+        tensor = named_tensor(model, name)
+        stay = np.setdiff1d(np.arange(tensor.size(dim)), gone)
+        tensor.grad = None
+        tensor.data = tensor.data.index_select(dim, torch.as_tensor(stay, device=tensor.device))
+
+
+def named_tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its name."""
+    owner, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(owner), attribute)
+    return tensor
+
+
+def set_counts(model: nn.Module, numbers: Mapping[tuple[str, str], int]) -> None:
+    """Set whole numbers on modules; a configuration is copied before it is changed."""
+    own: set[str] = set()
+    for (name, attribute), number in numbers.items():
+        module: Any = model.get_submodule(name)
+        entry = attribute.removeprefix("config.")
+        if entry != attribute:
+            if name not in own:
+                own.add(name)
+                module.config = copy.copy(module.config)
+            module = module.config
+        setattr(module, entry, number)
+
+
+def believe_own_weights(modules: Iterable[nn.Module]) -> None:
+    """Set the widths that torch's own modules keep beside their weights, from the weights."""
+    for module in modules:
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, nn.Embedding):
+            module.num_embeddings, module.embedding_dim = weight.shape
+        elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+            module.normalized_shape = tuple(weight.shape)
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            believe_channels(module)
+        elif type(module).__name__ == "Conv1D":
+            module.nx, module.nf = weight.shape
+
+
+def believe_channels(module: nn.Conv1d | nn.Conv2d) -> None:
+    """Set a convolution's channels; a depthwise one has as many groups."""
+    depthwise = module.groups == module.in_channels and module.weight.shape[1] == 1
+    if depthwise:
+        module.groups = module.weight.shape[0]
+    module.out_channels = module.weight.shape[0]
+    module.in_channels = module.weight.shape[1] * module.groups
