@@ -34,7 +34,7 @@ def scale(values: Sequence[float], from_zero: bool = False) -> Scale:
 
 
 def columns(kept: Sequence[int | None], dense: Sequence[int], colour: str) -> Markup:
-    """Kept width of each layer, before the pale outline of what it had; None where nothing is known."""
+    """Kept width of each layer, before the pale outline of what it had; None where all is kept."""
     axis = scale(dense, from_zero=True)
     width = 100 / len(dense)
     marks = []
@@ -88,7 +88,7 @@ def histogram(stacks: Mapping[str, tuple[Sequence[float], str]], x_name: str, bi
 
 
 def heat_map(rows: Mapping[str, Sequence[float | None]]) -> Markup:
-    """Share removed for each kind (down) and layer (across); None where nothing is known of it."""
+    """Share removed for each kind (down) and layer (across); None where all is kept."""
     top = (
         max((share for shares in rows.values() for share in shares if share is not None), default=0.0) or 1.0
     )
@@ -163,7 +163,7 @@ def _rectangle(x: float, y: float, width: float, height: float, kind: str, title
 
 def _cell(name: str, layer: int, share: float | None, top: float) -> Markup:
     if share is None:
-        return tag("i", class_="unknown", title=f"layer {layer}, {name}: all kept")
+        return tag("i", style="--share:0%", title=f"layer {layer}, {name}: all kept")
     title = f"layer {layer}, {name}: {100 * share:.1f} % removed"
     return tag("i", style=f"--share:{100 * share / top:.1f}%", title=title)
 

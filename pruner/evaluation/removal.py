@@ -1,8 +1,10 @@
 """What a plan took away, arranged for drawing: widths by kind and layer, scores of what stayed and went."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pruner.plan import GroupPlan, PruningPlan
 
@@ -71,10 +73,17 @@ def scores(plan: PruningPlan) -> dict[str, Scores]:
     return table
 
 
-def num_layers(plan: PruningPlan) -> int:
-    """Decoder layers that the plan knows of."""
+def num_layers(plan: PruningPlan, pruned: Path) -> int:
+    """Decoder layers of the dense model: a plan may leave out those that lose nothing, the model does not.
+
+    Args:
+        plan: what was removed.
+        pruned: the pruned model's folder, if there is one.
+    """
     layers = [share.layer + 1 for share in plan.groups.values() if share.layer is not None]
-    return max([*layers, *[share.num_units for share in _of(plan, "layer")]], default=0)
+    config = pruned / "config.json"
+    there = json.loads(config.read_text()).get("num_hidden_layers") if config.exists() else None
+    return max([*layers, *[share.num_units for share in _of(plan, "layer")], there or 0])
 
 
 def _scores(kept: list[float], removed: list[float]) -> Scores:

@@ -27,7 +27,7 @@ def write_report(run_dir: Path) -> None:
     body = join(
         opening(name, metrics, plan),
         comparison(metrics),
-        removal(plan),
+        removal(plan, run.pruned),
         recovery(loss_curves(run.logs)),
         samples(metrics),
         settings(plan, config),

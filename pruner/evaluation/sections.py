@@ -1,6 +1,7 @@
 """The sections of the report, each empty where the run has nothing to say to it."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from pruner.evaluation import charts
 from pruner.evaluation.losses import Curve, smooth
@@ -39,11 +40,11 @@ def comparison(models: Models) -> Markup:
     )
 
 
-def removal(plan: PruningPlan | None) -> Markup:
+def removal(plan: PruningPlan | None, pruned: Path) -> Markup:
     """Heat map, kept widths, score distributions."""
     if plan is None:
         return NOTHING
-    table = widths(plan, num_layers(plan))
+    table = widths(plan, num_layers(plan, pruned))
     hidden = hidden_width(plan)
     parts = [tag("h2", "What was removed")]
     if hidden:

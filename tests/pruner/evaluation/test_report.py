@@ -118,9 +118,17 @@ def test_a_plan_of_something_else_is_refused_and_no_page_is_written(run):
     assert not (run / "report.html").exists()
 
 
-def test_widths_are_those_of_the_plan_and_unknown_where_it_is_silent():
+def test_layers_that_a_plan_leaves_out_are_drawn_too(run):
+    plan(3).save(run / "plan.json")
+    (run / "pruned").mkdir()
+    (run / "pruned" / "config.json").write_text('{"num_hidden_layers": 5}')
+    _, text = read(run)
+    assert "layer 4: 4 of 4" in text
+
+
+def test_widths_are_those_of_the_plan_and_unknown_where_it_is_silent(tmp_path):
     made = plan(3)
-    assert num_layers(made) == 3
+    assert num_layers(made, tmp_path) == 3
     table = widths(made, 3)
     assert table["MLP channels"] == [Width(3, 4)] * 3
     assert table["attention"] == [Width(1, 2), None, None]
@@ -137,6 +145,11 @@ def test_scores_are_logarithms_where_all_are_positive():
     assert "hidden" not in found
 
 
-def test_removed_layers_have_a_row_of_their_own():
+def test_removed_layers_have_a_row_of_their_own(tmp_path):
     made = PruningPlan({}, {"layers": GroupPlan("layer", None, 4, (0, 1, 3))}, "angular")
-    assert [width.removed for width in widths(made, num_layers(made))["whole layer"]] == [0, 0, 1, 0]
+    assert [width.removed for width in widths(made, num_layers(made, tmp_path))["whole layer"]] == [
+        0,
+        0,
+        1,
+        0,
+    ]
