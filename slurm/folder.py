@@ -1,0 +1,121 @@
+"""Where a run keeps what SLURM does with it: job ids, logs, attempts, and the snapshot that its jobs use."""
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruner.run_folder import write_text
+from slurm.configuration import Arguments
+
+SNAPSHOT = ("cli.py", "pruner", "lit_modules", "slurm")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """The places under a run folder that belong to its jobs."""
+
+    run: Path
+
+    @property
+    def root(self) -> Path:
+        """All but `jobs.json`."""
+        return self.run / "jobs"
+
+    @property
+    def ids(self) -> Path:
+        """Stage -> job id, and the command that was submitted."""
+        return self.run / "jobs.json"
+
+    @property
+    def attempts(self) -> Path:
+        """One line of JSON for every begin and end of an attempt."""
+        return self.root / "attempts.jsonl"
+
+    @property
+    def owner(self) -> Path:
+        """The id of the job that works on the run."""
+        return self.root / "owner"
+
+    @property
+    def code(self) -> Path:
+        """The code that the jobs run, as it was at submission."""
+        return self.root / "code"
+
+    def script(self, stage: str) -> Path:
+        """The job script."""
+        return self.root / f"{stage}.sbatch"
+
+    def log(self, stage: str, array: bool = False) -> Path:
+        """Its output, of all attempts; SLURM replaces the % by the job's id."""
+        return self.root / f"{stage}-{'%A_%a' if array else '%j'}.log"
+
+    def read_ids(self) -> dict[str, dict[str, Any]]:
+        """Stage -> {"job": id, "command": words}; empty before the first submission."""
+        if not self.ids.exists():
+            return {}
+        found: dict[str, dict[str, Any]] = json.loads(self.ids.read_text())
+        return found
+
+    def write_id(self, stage: str, job: str, command: Sequence[str]) -> None:
+        """Remember a stage's job, at once, so that no crash between two submissions forgets it."""
+        write_text(
+            self.ids, json.dumps(self.read_ids() | {stage: {"job": job, "command": list(command)}}, indent=1)
+        )
+
+    def write_snapshot(self, project: Path, arguments: Arguments) -> Arguments:
+        """Copy the code and the configuration; returns the arguments that name the copies."""
+        side = self.root / f"code.{os.getpid()}.tmp"
+        for name in SNAPSHOT:
+            source, target = project / name, side / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=LEFT_OUT)
+            else:
+                shutil.copy2(source, target)
+        shutil.rmtree(self.code, ignore_errors=True)
+        os.replace(side, self.code)
+        copies = [self.root / f"config-{i}.yaml" for i in range(len(arguments.configs))]
+        for source, copy in zip(arguments.configs, copies):
+            write_text(copy, source.read_text())
+        return Arguments(tuple(copies), arguments.overrides)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against a second submission; raises ValueError naming who holds it."""
+        lock = self.root / "lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        me = {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid()}
+        if lock.exists() and is_left_behind(json.loads(lock.read_text() or "{}")):
+            lock.unlink(missing_ok=True)
+        try:
+            with lock.open("x") as stream:
+                json.dump(me, stream)
+        except FileExistsError:
+            raise ValueError(
+                f"{self.run} is being submitted by {lock.read_text()}; if that is over, remove {lock}"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def is_left_behind(owner: Mapping[str, Any]) -> bool:
+    """Whether a lock's owner was a process of this host that is no more."""
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
