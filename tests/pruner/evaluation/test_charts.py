@@ -89,3 +89,9 @@ def test_bars_are_as_long_as_their_values():
 )
 def test_ticks_are_short(value, text):
     assert number(value) == text
+
+
+def test_the_parts_of_a_bin_stand_on_one_another():
+    kept, removed = rectangles(histogram({"kept": ([5.0] * 3, "m2"), "removed": ([5.0], "removed")}, "score"))
+    assert removed[2] + removed[4] == pytest.approx(kept[2])
+    assert kept[2] + kept[4] == pytest.approx(100)
