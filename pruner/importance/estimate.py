@@ -22,6 +22,7 @@ CRITERIA = {
     "taylor_mix": "first and second order together",
     "gate_taylor": "first-order change in loss, from activations and their gradients",
     "gate_fisher": "second-order change in loss, from activations and their gradients",
+    "kronecker": "loss after the best refit, chosen within the walk over the layers",
 }
 """Name -> what it looks at."""
 

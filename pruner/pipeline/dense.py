@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from pruner.discovery import Structure
 from pruner.groups import Group, Kept, Shapes, count_parameters, shapes_of
 from pruner.pipeline.settings import PruningSettings
 from pruner.plan import GroupPlan, PruningPlan, structure_fingerprint
-from pruner.selection import decoder_parameters, inside
+from pruner.selection import Budget, Granularity, allocate, decoder_parameters, inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,16 @@ class Dense:
         """Changes with any parameter's name or shape."""
         return structure_fingerprint(self.architecture, self.shapes)
 
+    def allocate(
+        self,
+        groups: Sequence[Group],
+        budget: Budget,
+        granularity: Granularity = "block",
+        scores: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, int]:
+        """How many units each of `groups` loses; see `pruner.selection.allocate`."""
+        return allocate(groups, self.shapes, self.structure.layers, budget, granularity, scores)
+
     def plan(
         self,
         settings: PruningSettings,
@@ -46,7 +55,6 @@ class Dense:
         kept: Kept,
         scores: Mapping[str, Tensor],
         data: CalibrationData | None,
-        compensation: Mapping[str, Any] | None = None,
     ) -> PruningPlan:
         """What was decided for `groups`, with its reasons.
 
@@ -54,9 +62,8 @@ class Dense:
             settings: what was asked.
             groups: those that could lose units.
             kept: group name -> surviving units.
-            scores: group name -> (num_units,).
+            scores: group name -> (num_units,), where there are any.
             data: the calibration text, None if none was read.
-            compensation: the update of the weights that follows, None for none.
         """
         whole = count_parameters(self.shapes, [], {})
         decoder = decoder_parameters(self.shapes, self.structure.layers)
@@ -68,10 +75,11 @@ class Dense:
                 group.layer,
                 group.num_units,
                 tuple(int(unit) for unit in kept[group.name]),
-                tuple(float(f"{score:.5g}") for score in scores[group.name].tolist()),
+                _readable(scores.get(group.name)),
             )
             for group in groups
         }
+        refit = settings.compensation
         text = {} if data is None else dataclasses.asdict(settings.calibration)
         return PruningPlan(
             model={
@@ -89,5 +97,10 @@ class Dense:
                 "parameters": rest,
             },
             calibration={} if data is None else {**text, "fingerprint": data.fingerprint},
-            compensation=compensation or {},
+            compensation={} if data is None or not refit else dataclasses.asdict(refit),
         )
+
+
+def _readable(scores: Tensor | None) -> tuple[float, ...] | None:
+    """Scores to five digits."""
+    return None if scores is None else tuple(float(f"{score:.5g}") for score in scores.tolist())

@@ -1,16 +1,33 @@
-"""prune(): discover, estimate, select, remove, in order."""
+"""prune(): discover, estimate, select, remove and compensate, in order."""
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruner.calibration import load_calibration
+from pruner.calibration import CalibrationData, load_calibration
+from pruner.compensation import Compensation
+from pruner.compensation.least_squares import Moments, optimum
 from pruner.discovery import discover
+from pruner.groups import Group, Kept
 from pruner.importance import NEED_NO_TEXT, estimate_importance
+from pruner.importance.activations import project
+from pruner.importance.kronecker import cheapest, gradient_covariances
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.settings import PruningSettings
+from pruner.pipeline.walk import compress
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
-from pruner.selection import allocate, lowest, prunable
+from pruner.projections import Projection
+from pruner.selection import lowest, prunable
 from pruner.surgery import remove
+
+log = logging.getLogger(__name__)
+
+Scores = dict[str, Tensor]
 
 
 def prune(
@@ -34,37 +51,140 @@ def prune(
         ValueError: settings, text and model do not fit one another; the model is untouched.
     """
     if settings.plan is not None:
-        return replay(model, PruningPlan.load(settings.plan))
-    needs_text = settings.criterion not in NEED_NO_TEXT
+        return replay(model, tokenizer, settings, track)
+    needs_text = settings.criterion not in NEED_NO_TEXT or settings.compensation is not None
     data = load_calibration(settings.calibration, tokenizer) if needs_text else None
     dense = Dense.of(model, discover(model))
     groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
-    allocate(groups, dense.shapes, dense.structure.layers, settings.budget)
+    dense.allocate(groups, settings.budget)
+    if settings.criterion == "kronecker":
+        kept, scores = prune_within(model, dense, groups, settings, data, track)
+    else:
+        kept, scores = prune_after(model, dense, groups, settings, data, track)
+    return dense.plan(settings, groups, kept, scores, data)
+
+
+def prune_after(
+    model: PreTrainedModel,
+    dense: Dense,
+    groups: Sequence[Group],
+    settings: PruningSettings,
+    data: CalibrationData | None,
+    track: Track,
+) -> tuple[Kept, Scores]:
+    """Score all units on the dense model, choose, then remove; compensate if asked."""
+    input_ids = None if data is None else data.input_ids
+    seed = settings.calibration.seed
     scores = estimate_importance(
-        model,
-        groups,
-        data.input_ids if data else None,
-        settings.criterion,
-        settings.reduction,
-        seed=settings.calibration.seed,
-        track=track,
+        model, groups, input_ids, settings.criterion, settings.reduction, seed=seed, track=track
     )
-    removed = allocate(
-        groups, dense.shapes, dense.structure.layers, settings.budget, settings.granularity, scores
-    )
+    removed = dense.allocate(groups, settings.budget, settings.granularity, scores)
     kept = {group.name: lowest(scores[group.name], removed[group.name]) for group in groups}
-    plan = dense.plan(settings, groups, kept, scores, data)
-    remove(model, groups, kept)
-    return plan
+    if settings.compensation is None or input_ids is None:
+        remove(model, groups, kept)
+    else:
+        compensate(model, dense, kept, input_ids, settings.compensation, track)
+    return kept, scores
 
 
-def replay(model: PreTrainedModel, plan: PruningPlan) -> PruningPlan:
-    """Remove what a plan names; no text is read, nothing is scored.
+def prune_within(
+    model: PreTrainedModel,
+    dense: Dense,
+    groups: Sequence[Group],
+    settings: PruningSettings,
+    data: CalibrationData | None,
+    track: Track,
+) -> tuple[Kept, Scores]:
+    """Choose each layer's units when the walk comes by, by what their removal costs after the refit."""
+    assert data is not None
+    assert settings.compensation is not None
+    removed = allocate_widths(model, dense, groups, settings, data.input_ids, track)
+    losing = [group for group in groups if removed[group.name]]
+    covariances = gradient_covariances(model, project(model, losing), data.input_ids, track=track)
+    scores: Scores = {}
+    damping = settings.compensation.damping
+
+    def choose(projection: Projection, moments: Moments, weight: Tensor) -> tuple[int, ...]:
+        name = projection.group.name
+        best, inverse = optimum(moments, weight, damping)
+        index = torch.as_tensor(projection.index, device=weight.device)
+        covariance = covariances.pop(name).to(weight.device)
+        kept, scores[name] = cheapest(best, inverse, covariance, index, removed[name])
+        return kept
+
+    chosen = compress(model, dense.structure, losing, data.input_ids, choose, settings.compensation, track)
+    return {group.name: chosen.get(group.name, range(group.num_units)) for group in groups}, scores
+
+
+def allocate_widths(
+    model: PreTrainedModel,
+    dense: Dense,
+    groups: Sequence[Group],
+    settings: PruningSettings,
+    input_ids: Tensor,
+    track: Track,
+) -> dict[str, int]:
+    """How many units each group loses; a global threshold is set on gate Fisher scores."""
+    if settings.granularity == "block":
+        return dense.allocate(groups, settings.budget)
+    scores = estimate_importance(model, groups, input_ids, "gate_fisher", track=track)
+    return dense.allocate(groups, settings.budget, settings.granularity, scores)
+
+
+def compensate(
+    model: PreTrainedModel,
+    dense: Dense,
+    kept: Kept,
+    input_ids: Tensor,
+    settings: Compensation,
+    track: Track,
+) -> None:
+    """Remove what is decided, and refit what remains."""
+    losing = [
+        group
+        for group in dense.structure.groups
+        if group.name in kept and len(kept[group.name]) < group.num_units
+    ]
+    if losing:
+        decided = {group.name: tuple(kept[group.name]) for group in losing}
+        compress(
+            model,
+            dense.structure,
+            losing,
+            input_ids,
+            lambda projection, _moments, _weight: decided[projection.group.name],
+            settings,
+            track,
+        )
+
+
+def replay(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: PruningSettings,
+    track: Track = silent,
+) -> PruningPlan:
+    """Remove what a plan names; compensate only if its calibration text is given again.
 
     Raises:
-        ValueError: the plan was made for another model; this one is untouched.
+        ValueError: the plan was made for another model, or the text is another; this model is untouched.
     """
+    plan = PruningPlan.load(str(settings.plan))
     dense = Dense.of(model, discover(model))
     plan.check(dense.structure.groups, dense.fingerprint)
+    if plan.compensation and settings.calibration.path:
+        text = {key: value for key, value in plan.calibration.items() if key not in ("path", "fingerprint")}
+        data = load_calibration(replace(settings.calibration, **text), tokenizer)
+        if data.fingerprint != plan.calibration["fingerprint"]:
+            raise ValueError(
+                f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "
+                f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
+            )
+        compensate(model, dense, plan.kept, data.input_ids, Compensation(**plan.compensation), track)
+        return plan
+    if plan.compensation:
+        log.warning(
+            "the plan's compensation is left out: it needs the calibration text; give calibration.path for it"
+        )
     remove(model, dense.structure.groups, plan.kept)
-    return plan
+    return replace(plan, compensation={})

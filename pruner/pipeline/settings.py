@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pruner.calibration import Calibration
+from pruner.compensation import Compensation
 from pruner.groups import Kind
 from pruner.importance import CRITERIA, REDUCTIONS
 from pruner.selection import Budget, Granularity
@@ -15,7 +16,8 @@ class PruningSettings:
     Attributes:
         budget: how much goes.
         criterion: how units are scored: random, l1, l2, taylor, taylor_first, taylor_second, taylor_mix,
-            gate_taylor or gate_fisher.
+            gate_taylor, gate_fisher or kronecker (within the walk over the layers: what removal costs after
+            the best refit).
         reduction: how the scores of a unit's matrices become one: sum, mean, max, product or last.
         granularity: "block", each layer the same share; "global", the lowest scores wherever they are.
         kinds: what may go: mlp (channels), attention (heads, or key-value groups with their heads).
@@ -23,17 +25,19 @@ class PruningSettings:
             alike, and the model a stock class.
         protect_last: the same at the end.
         calibration: the text that criteria look at.
+        compensation: how what remains is refitted; null for not at all.
         plan: replay this plan.json instead; no text is read, nothing is scored.
     """
 
     budget: Budget = field(default_factory=Budget)
-    criterion: str = "taylor_first"
+    criterion: str = "kronecker"
     reduction: str = "sum"
     granularity: Granularity = "block"
     kinds: tuple[Kind, ...] = ("mlp", "attention")
     protect_first: int = 4
     protect_last: int = 2
     calibration: Calibration = field(default_factory=Calibration)
+    compensation: Compensation | None = field(default_factory=Compensation)
     plan: str | None = None
 
     def __post_init__(self) -> None:
@@ -47,4 +51,9 @@ class PruningSettings:
             raise ValueError(
                 f"protect_first and protect_last count layers, got {self.protect_first} "
                 f"and {self.protect_last}"
+            )
+        if self.criterion == "kronecker" and self.compensation is None:
+            raise ValueError(
+                "criterion 'kronecker' chooses by what removal costs after compensation: leave compensation "
+                "on, or choose gate_fisher"
             )

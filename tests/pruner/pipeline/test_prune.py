@@ -36,15 +36,54 @@ def test_pruning_removes_the_share_asked_for_and_the_model_still_runs(stories, t
     assert model(torch.arange(10)[None]).logits.isfinite().all()
 
 
-def test_a_plan_replayed_without_text_gives_the_same_model(stories, text, tmp_path):
+def assert_equal(ours, theirs):
+    for (name, one), (_, other) in zip(ours.named_parameters(), theirs.named_parameters()):
+        assert torch.equal(one, other), name
+
+
+def test_a_plan_replayed_without_text_removes_the_same_units(stories, text, tmp_path):
     model, tokenizer = stories
     again = copy.deepcopy(model)
-    plan = prune(model, tokenizer, settings(text, criterion="taylor_first"))
+    plan = prune(model, tokenizer, settings(text, criterion="taylor_first", compensation=None))
     plan.save(tmp_path / "plan.json")
     replayed = prune(again, tokenizer, PruningSettings(plan=str(tmp_path / "plan.json")))
+    assert replayed == plan
+    assert_equal(model, again)
+
+
+def test_a_replay_without_text_says_that_compensation_was_left_out(stories, text, tmp_path, caplog):
+    model, tokenizer = stories
+    plan = prune(copy.deepcopy(model), tokenizer, settings(text))
+    plan.save(tmp_path / "plan.json")
+    replayed = prune(model, tokenizer, PruningSettings(plan=str(tmp_path / "plan.json")))
     assert replayed.kept == plan.kept
-    for (name, ours), (_, theirs) in zip(model.named_parameters(), again.named_parameters()):
-        assert torch.equal(ours, theirs), name
+    assert plan.compensation
+    assert not replayed.compensation
+    assert "compensation is left out" in caplog.text
+
+
+def test_a_replay_with_the_same_text_gives_the_same_model(stories, text, tmp_path):
+    model, tokenizer = stories
+    again = copy.deepcopy(model)
+    prune(model, tokenizer, settings(text)).save(tmp_path / "plan.json")
+    anew = Calibration(text.path)
+    prune(again, tokenizer, PruningSettings(plan=str(tmp_path / "plan.json"), calibration=anew))
+    assert_equal(model, again)
+
+
+def test_a_replay_with_other_text_is_refused_and_nothing_is_cut(stories, text, tmp_path):
+    model, tokenizer = stories
+    prune(copy.deepcopy(model), tokenizer, settings(text)).save(tmp_path / "plan.json")
+    other = tmp_path / "other.txt"
+    other.write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    before = decoder_size(model)
+    with pytest.raises(ValueError, match="give that text, or none"):
+        prune(
+            model,
+            tokenizer,
+            PruningSettings(plan=str(tmp_path / "plan.json"), calibration=Calibration(str(other))),
+        )
+    assert decoder_size(model) == before
 
 
 def test_a_plan_of_another_model_is_refused_and_nothing_is_cut(stories, tiny, text, tmp_path):
@@ -66,7 +105,7 @@ def test_a_plan_tells_why(stories, text, tmp_path):
     assert len(plan.calibration["fingerprint"]) == 16
     for share in plan.groups.values():
         gone = set(range(share.num_units)) - set(share.kept)
-        if gone and share.kept:
+        if gone:
             assert max(share.scores[unit] for unit in gone) <= min(share.scores[unit] for unit in share.kept)
 
 
