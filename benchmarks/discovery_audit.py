@@ -8,6 +8,7 @@ Each architecture runs in a process of its own, under a time limit; rows already
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import multiprocessing
@@ -21,6 +22,8 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from tiny_configs import ARCHITECTURES, tiny_inputs, tiny_model
 
 from pruner.discovery import Structure, discover
@@ -104,7 +107,7 @@ def audit_into(send: Any, model_type: str) -> None:
 def audit(model_type: str) -> dict[str, Any]:
     """Discover the groups of a tiny model and compare removing with zeroing, kind by kind."""
     try:
-        model = tiny_model(model_type)
+        model = tiny_model(model_type).double()
         inputs = tiny_inputs(model)
         before = logits(model, inputs)
     except Exception as error:
@@ -148,10 +151,21 @@ def verdict(
     return "ok" if error <= limit else f"relative error {error:.1e}"
 
 
+class InDouble(TorchDispatchMode):
+    """Computes in float64 what a model's code would do in float32."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Ask every operator for float64 where it is asked for float32."""
+        single, double = torch.float32, torch.float64
+        args, kwargs = tree_map(lambda leaf: double if leaf is single else leaf, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
 def logits(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """The model's output, twice the same for the same seed."""
+    """The model's output, twice the same for the same seed, in double precision if its weights are."""
     torch.manual_seed(0)
-    with torch.no_grad():
+    precise = next(model.parameters()).dtype == torch.float64
+    with torch.no_grad(), InDouble() if precise else contextlib.nullcontext():
         output: torch.Tensor = model(**inputs, use_cache=False).logits
     return output
 

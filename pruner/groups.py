@@ -54,7 +54,7 @@ class Norm:
     """A root-mean-square norm over an axis that a group cuts.
 
     Zeros count in its mean. With k of n indices gone it gives the same once its weight is multiplied by
-    sqrt((n - k) / n) and its epsilon by n / (n - k).
+    sqrt(n / (n - k)) and its epsilon by n / (n - k).
 
     Attributes:
         module: name of the module.

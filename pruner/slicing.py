@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pruner.groups import Count, Group, Kept
+from pruner.groups import ArgumentSlice, Count, Group, Kept, Norm
 
 Indices = NDArray[np.int64]
+
+KEPT_OF = "kept_of_"
 
 
 def gone_units(group: Group, kept: Kept) -> Indices:
@@ -111,3 +114,70 @@ def believe_channels(module: nn.Conv1d | nn.Conv2d) -> None:
         module.groups = module.weight.shape[0]
     module.out_channels = module.weight.shape[0]
     module.in_channels = module.weight.shape[1] * module.groups
+
+
+def lost_norms(groups: Sequence[Group], kept: Kept) -> list[tuple[Norm, int]]:
+    """The norms that average over what goes, each with how many of its channels go."""
+    parts: dict[str, tuple[Norm, list[Indices]]] = {}
+    for group in groups:
+        gone = gone_units(group, kept)
+        for norm in group.norms if len(gone) else ():
+            parts.setdefault(norm.module, (norm, []))[1].append(norm.index[gone].reshape(-1))
+    return [(norm, len(np.unique(np.concatenate(indices)))) for norm, indices in parts.values()]
+
+
+def rescale_norm(module: nn.Module, norm: Norm, num_gone: int) -> None:
+    """Let a norm over fewer channels give what it gave over all of them with zeros among them."""
+    share = (norm.size - num_gone) / norm.size
+    setattr(module, norm.epsilon, getattr(module, norm.epsilon) / share)
+    if norm.weight is not None:
+        weight = getattr(module, norm.weight)
+        weight.data = (weight.data + norm.offset) / math.sqrt(share) - norm.offset
+
+
+def lost_arguments(groups: Sequence[Group], kept: Kept) -> list[tuple[ArgumentSlice, Indices]]:
+    """The arguments of modules that vary along what goes, each with its indices that stay."""
+    parts: dict[tuple[str, str], tuple[ArgumentSlice, list[Indices]]] = {}
+    for group in groups:
+        gone = gone_units(group, kept)
+        for piece in group.arguments if len(gone) else ():
+            entry = parts.setdefault((piece.module, piece.argument), (piece, []))
+            entry[1].append(piece.index[gone].reshape(-1))
+    return [
+        (piece, np.setdiff1d(np.arange(piece.size), np.concatenate(indices)))
+        for piece, indices in parts.values()
+    ]
+
+
+def slice_argument(module: nn.Module, piece: ArgumentSlice, stay: Indices) -> None:
+    """Let a module see only these indices of an argument, now and once loaded again.
+
+    The module carries a plain list "kept_of_ARGUMENT": the axis, its size in the dense model, and the
+    indices that stay. `take_arguments` reads it, as a forward pre-hook.
+    """
+    attribute = f"{KEPT_OF}{piece.argument}"
+    before = getattr(module, attribute, None)
+    size = piece.size if before is None else before[1]
+    indices = stay if before is None else np.asarray(before[2:])[stay]
+    if not any(key.startswith(KEPT_OF) for key in vars(module)):
+        module.register_forward_pre_hook(take_arguments, with_kwargs=True)
+    setattr(module, attribute, [piece.dim, size, *(int(index) for index in indices)])
+
+
+def take_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Cut the arguments of which a module keeps a part; an axis may hold its indices several times over."""
+    taken = dict(kwargs)
+    for attribute, (dim, size, *indices) in kept_lists(module):
+        value = kwargs.get(attribute.removeprefix(KEPT_OF))
+        if isinstance(value, Tensor):
+            blocks = value.unflatten(dim, (-1, size))
+            index = torch.as_tensor(indices, device=value.device)
+            taken[attribute.removeprefix(KEPT_OF)] = blocks.index_select(dim + 1, index).flatten(dim, dim + 1)
+    return args, taken
+
+
+def kept_lists(module: nn.Module) -> list[tuple[str, list[int]]]:
+    """The attributes that say which indices of an argument a module keeps."""
+    return [(key, value) for key, value in vars(module).items() if key.startswith(KEPT_OF)]

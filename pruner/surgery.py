@@ -8,10 +8,14 @@ from torch import nn
 from pruner.groups import Group, Kept
 from pruner.slicing import (
     believe_own_weights,
+    lost_arguments,
     lost_counts,
     lost_indices,
+    lost_norms,
     named_tensor,
+    rescale_norm,
     set_counts,
+    slice_argument,
     slice_tensors,
 )
 
@@ -30,6 +34,10 @@ def remove(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
     slice_tensors(model, lost_indices(groups, kept))
     set_counts(model, lost_counts(groups, kept))
     believe_own_weights(model.modules())
+    for norm, num_gone in lost_norms(groups, kept):
+        rescale_norm(model.get_submodule(norm.module), norm, num_gone)
+    for piece, stay in lost_arguments(groups, kept):
+        slice_argument(model.get_submodule(piece.module), piece, stay)
 
 
 def zero(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:

@@ -21,11 +21,22 @@ from pruner.discovery.recording import Event, Interrupted, ModuleCall, record
 from pruner.discovery.rules.views import MOVES, SAME
 from pruner.discovery.solving import Ints
 from pruner.groups import Count, Group
-from pruner.slicing import believe_own_weights, lost_counts, lost_indices, set_counts, slice_tensors
+from pruner.slicing import (
+    believe_own_weights,
+    lost_arguments,
+    lost_counts,
+    lost_indices,
+    set_counts,
+    slice_argument,
+    slice_tensors,
+)
 
 MOST_ROUNDS = 6
 NOT_COMPARED = MOVES | SAME | {"copy", "lift_fresh", "zeros", "empty", "full", "ones", "arange", "new_zeros"}
 """Operators that may come or go with memory layout and change no number."""
+
+IDENTIFIERS = ("_id", "_idx", "_index", "vocab_size", "num_hidden_layers")
+"""Ends of names of numbers that tell one thing from another, or count something else."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,34 +63,52 @@ class Probe:
 def find_counts(probe: Probe, group: Group) -> tuple[Count, ...] | str:
     """The counts with which the layer runs as foretold, or the place where it still does not.
 
-    Numbers are changed one at a time, each time the one that gets the layer furthest.
+    Numbers are changed one at a time, each time the one that gets the layer furthest; those on modules
+    come before those in configurations.
     """
     foretold = foretell(probe)
     chosen: tuple[Count, ...] = ()
     progress, trouble = run(probe, group, chosen, foretold)
-    candidates = None
+    if trouble is None:
+        return chosen
+    candidates = list(candidates_for(probe))
     for _ in range(MOST_ROUNDS):
+        better = next_count(probe, group, chosen, foretold, progress, candidates)
+        if better is None:
+            return trouble
+        chosen, progress, trouble = better
         if trouble is None:
             return chosen
-        if candidates is None:
-            candidates = list(candidates_for(probe))
-        outcomes = [(*run(probe, group, (*chosen, each), foretold), each) for each in distinct(candidates, chosen)]
-        best = max(outcomes, key=lambda outcome: outcome[0], default=None)
-        if best is None or best[0] <= progress:
-            break
-        progress, trouble, count = best
-        chosen = (*chosen, count)
-    return chosen if trouble is None else trouble
+    return trouble
 
 
-def distinct(candidates: Sequence[Count], chosen: Sequence[Count]) -> list[Count]:
-    """The candidates on attributes that nothing was chosen for yet."""
+def next_count(
+    probe: Probe,
+    group: Group,
+    chosen: tuple[Count, ...],
+    foretold: Foretold,
+    progress: int,
+    candidates: Sequence[Count],
+) -> tuple[tuple[Count, ...], int, str | None] | None:
+    """The counts with the one more that gets the layer furthest, how far, and what happens then."""
     taken = {(count.module, count.attribute) for count in chosen}
-    return [count for count in candidates if (count.module, count.attribute) not in taken]
+    best = None
+    for in_config in (False, True):
+        for count in candidates:
+            if count.attribute.startswith("config.") != in_config or (count.module, count.attribute) in taken:
+                continue
+            reached, trouble = run(probe, group, (*chosen, count), foretold)
+            if reached > progress:
+                progress, best = reached, ((*chosen, count), reached, trouble)
+            if trouble is None:
+                return best
+        if best is not None:
+            return best
+    return best
 
 
 Foretold = list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...], str]]
-"""For every operator: its name, the shapes of its inputs and outputs, its scalars, its place."""
+"""For every operator: its name, the shapes of its outputs, its scalars, its place."""
 
 
 def foretell(probe: Probe) -> Foretold:
@@ -87,13 +116,18 @@ def foretell(probe: Probe) -> Foretold:
     return [
         (
             event.name,
-            tuple(shape_after(probe, tensor) for tensor in (*event.tensors, *event.outputs)),
+            tuple(shape_after(probe, tensor) for tensor in event.outputs),
             scalars(event),
             event.place,
         )
         for event in probe.events
-        if event.name not in NOT_COMPARED
+        if compared(event)
     ]
+
+
+def compared(event: Event) -> bool:
+    """Whether an operator is the model's own and computes something."""
+    return event.name not in NOT_COMPARED and not event.place.startswith("slicing.py")
 
 
 def shape_after(probe: Probe, tensor: Tensor) -> tuple[int, ...]:
@@ -127,11 +161,11 @@ def run(probe: Probe, group: Group, counts: tuple[Count, ...], foretold: Foretol
 
 def compare(events: Sequence[Event], foretold: Foretold, failure: Exception | None) -> tuple[int, str | None]:
     """How many of the foretold operators ran, and what happened then."""
-    ran = [event for event in events if event.name not in NOT_COMPARED]
+    ran = [event for event in events if compared(event)]
     for number, (event, (name, shapes, floats, place)) in enumerate(zip(ran, foretold)):
-        now = tuple(tuple(tensor.shape) for tensor in (*event.tensors, *event.outputs))
+        now = tuple(tuple(tensor.shape) for tensor in event.outputs)
         if (event.name, now, scalars(event)) != (name, shapes, floats):
-            return number, f"{name} at {place} works on {now} where {shapes} is foretold"
+            return number, f"{name} at {place} gives {now} where {shapes} is foretold"
     if failure is not None:
         return len(ran), f"after the cut: {failure}"
     if len(ran) != len(foretold):
@@ -143,17 +177,21 @@ def compare(events: Sequence[Event], foretold: Foretold, failure: Exception | No
 def cut(twin: nn.Module, group: Group, kept: Mapping[str, Ints], layer: str) -> Iterator[None]:
     """Cut one layer of the twin for a while."""
     modules = list(twin.get_submodule(layer).modules())
-    attributes = [(module, dict(vars(module))) for module in modules]
+    attributes = [(module, dict(vars(module)), dict(module._forward_pre_hooks)) for module in modules]
     tensors = [(t, t.data) for module in modules for t in itertools.chain(module.parameters(), module.buffers())]
     slice_tensors(twin, lost_indices([group], kept))
     set_counts(twin, lost_counts([group], kept))
     believe_own_weights(modules)
+    for piece, stay in lost_arguments([group], kept):
+        slice_argument(twin.get_submodule(piece.module), piece, stay)
     try:
         yield
     finally:
-        for module, before in attributes:
+        for module, before, hooks in attributes:
             vars(module).clear()
             vars(module).update(before)
+            module._forward_pre_hooks.clear()
+            module._forward_pre_hooks.update(hooks)
         for tensor, data in tensors:
             tensor.data = data
 
@@ -169,13 +207,14 @@ def candidates_for(probe: Probe) -> Iterator[Count]:
 
 def whole_numbers(module: nn.Module) -> Iterator[tuple[str, int]]:
     """(attribute, number) of a module, and of the configuration that it holds."""
-    for attribute, value in vars(module).items():
-        if type(value) is int:
-            yield attribute, value
+    if type(module).__module__.startswith("torch.nn"):
+        return  # these have their numbers from their weights
     config: Any = vars(module).get("config")
-    for attribute, value in vars(config).items() if hasattr(config, "__dict__") else ():
-        if type(value) is int and not attribute.startswith("_"):
-            yield f"config.{attribute}", value
+    of_config = vars(config) if hasattr(config, "__dict__") else {}
+    for prefix, values in (("", vars(module)), ("config.", of_config)):
+        for attribute, value in values.items():
+            if type(value) is int and not attribute.startswith("_") and not attribute.endswith(IDENTIFIERS):
+                yield prefix + attribute, value
 
 
 def axes_cut(probe: Probe) -> dict[int, list[Ints]]:

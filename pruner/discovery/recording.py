@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -166,6 +167,23 @@ class Recorder(TorchDispatchMode):
         call.last, call.output = len(self.recording.events), output
 
 
+class ListsAsTensors(TorchFunctionMode):
+    """Makes tensors of the lists in `x[:, [-1]]` before torch does, which would lose their values."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function, with the lists of an index replaced."""
+        if function in (Tensor.__getitem__, Tensor.__setitem__):
+            source, index, *rest = args
+            spelled = tuple(map(list_as_tensor, index)) if isinstance(index, tuple) else list_as_tensor(index)
+            args = (source, spelled, *rest)
+        return function(*args, **(kwargs or {}))
+
+
+def list_as_tensor(index: Any) -> Any:
+    """A list of numbers as a tensor on the CPU, anything else as it is."""
+    return torch.tensor(index) if isinstance(index, list) else index
+
+
 def record(
     module: nn.Module,
     args: Sequence[Any],
@@ -187,7 +205,7 @@ def record(
     recorder = Recorder(values)
     args, kwargs = tree_map_only(Tensor, recorder.on_meta, (tuple(args), dict(kwargs)))
     recorder.recording.inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    with listening(module, recorder, prefix), torch.no_grad(), recorder:
+    with listening(module, recorder, prefix), torch.no_grad(), ListsAsTensors(), recorder:
         try:
             module(*args, **kwargs)
         except Exception as error:

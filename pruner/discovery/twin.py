@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 NUM_TOKENS = 5
 FIRST_TOKEN = 3
+WARNING = "warn_if_padding_and_no_attention_mask"
 
 
 def meta_twin(model: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -35,7 +36,14 @@ def meta_twin(model: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]
     for choose, choice in (("set_attn_implementation", "eager"), ("set_experts_implementation", "batched_mm")):
         with contextlib.suppress(AttributeError, ValueError):
             getattr(twin, choose)(choice)
+    for module in twin.modules():
+        if hasattr(module, WARNING):
+            setattr(module, WARNING, say_nothing)
     return twin, constants
+
+
+def say_nothing(*args: Any) -> None:
+    """Stand in for a check of the input's values that only warns."""
 
 
 def token_inputs() -> dict[str, Any]:

@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from pruner.discovery.arguments import (
+    SEPARATOR,
+    argument_slices,
+    constants_in_the_way,
+    propagate_with_arguments,
+)
 from pruner.discovery.constraints import Constraints
 from pruner.discovery.families import Family, families_of
 from pruner.discovery.kinds import is_query, kind_of, stream_of
 from pruner.discovery.labels import State
 from pruner.discovery.layers import decoder_layers, layer_of, owner_of
+from pruner.discovery.norms import find_norms
 from pruner.discovery.operation import States
 from pruner.discovery.probing import Probe, find_counts
-from pruner.discovery.propagation import propagate
 from pruner.discovery.recording import Interrupted, ModuleCall, Recording, record
 from pruner.discovery.solving import solve
 from pruner.discovery.structure import Refusal, Structure
@@ -60,15 +66,11 @@ def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Struc
     groups: list[Group] = []
     refused: list[Refusal] = []
     for family, group in named(trace):
-        trouble = refusal(family)
-        if trouble is None:
-            counts = find_counts(probe_of(trace, family, group), group)
-            if isinstance(counts, str):
-                trouble = counts
-            else:
-                groups.append(replace(group, counts=counts))
-        if trouble is not None:
-            refused.append(Refusal(group.name, trouble))
+        completed = complete(trace, family, group)
+        if isinstance(completed, Group):
+            groups.append(completed)
+        else:
+            refused.append(Refusal(group.name, completed))
     groups.sort(key=lambda group: -1 if group.layer is None else group.layer)
     return Structure(tuple(groups), trace.layers, tuple(refused))
 
@@ -83,13 +85,25 @@ def follow(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
         recording = record(twin, (), {**inputs, "use_cache": False}, values)
     except Interrupted as interruption:
         raise interruption.error from None
+    layers = decoder_layers(twin)
+    constraints, states = labelled(twin, recording, values, layers, set())
+    in_the_way = constants_in_the_way(recording, constraints.marks, layers)
+    if in_the_way:
+        constraints, states = labelled(twin, recording, values, layers, in_the_way)
+    families = families_of(constraints, solve(constraints))
+    return Trace(twin, recording, states, families, layers)
+
+
+def labelled(
+    twin: nn.Module, recording: Recording, values: Values, layers: tuple[str, ...], arguments: set[int]
+) -> tuple[Constraints, States]:
+    """Follow the labels through a recording, with atoms for some of the layers' arguments."""
     constraints = Constraints()
     states = States(twin, constraints, values)
     for tensor in recording.inputs:
         states.set(tensor, State())
-    propagate(recording.events, states)
-    families = families_of(constraints, solve(constraints))
-    return Trace(twin, recording, states, families, decoder_layers(twin))
+    propagate_with_arguments(recording, states, layers, arguments)
+    return constraints, states
 
 
 def named(trace: Trace) -> list[tuple[Family, Group]]:
@@ -97,7 +111,10 @@ def named(trace: Trace) -> list[tuple[Family, Group]]:
     stream = stream_of(trace.families, trace.layers)
     found: list[tuple[Family, Kind, str]] = []
     for family in trace.families:
-        owner = owner_of([piece.axis.name for piece in family.pieces])
+        parameters = [p for p in family.pieces if SEPARATOR not in p.axis.name]
+        if not parameters:
+            continue
+        owner = owner_of([piece.axis.name for piece in parameters])
         kind = kind_of(family, stream)
         if kind is not None and layer_of(owner, trace.layers) is not None:
             found.append((family, kind, owner))
@@ -109,15 +126,38 @@ def named(trace: Trace) -> list[tuple[Family, Group]]:
             kind = "query"
         name = next(name for name in names_for(owner, kind) if name not in taken)
         taken.add(name)
-        slices = tuple(Slice(p.axis.name, p.axis.dim, p.index, p.reads) for p in family.pieces)
-        groups.append((family, Group(name, kind, layer_of(owner, trace.layers), family.num_units, slices)))
+        groups.append((family, group_of(family, kind, name, layer_of(owner, trace.layers))))
     return groups
+
+
+def group_of(family: Family, kind: Kind, name: str, layer: int | None) -> Group:
+    """A family as a group."""
+    slices = tuple(
+        Slice(piece.axis.name, piece.axis.dim, piece.index, piece.reads)
+        for piece in family.pieces
+        if SEPARATOR not in piece.axis.name
+    )
+    return Group(name, kind, layer, family.num_units, slices, arguments=argument_slices(family))
 
 
 def names_for(owner: str, kind: Kind) -> list[str]:
     """Names for a group, the plainest first."""
     plain = [] if kind == "query" else [owner]
     return [*plain, f"{owner}.{kind}", *(f"{owner}.{kind}_{number}" for number in range(2, 100))]
+
+
+def complete(trace: Trace, family: Family, group: Group) -> Group | str:
+    """The group with all that its modules need, or why it is refused."""
+    trouble = refusal(family)
+    if trouble is not None:
+        return trouble
+    norms = find_norms(
+        family, family.marks.get("averaged", ()), trace.recording.calls, trace.states, trace.twin
+    )
+    if isinstance(norms, str):
+        return norms
+    counts = find_counts(probe_of(trace, family, group), group)
+    return counts if isinstance(counts, str) else replace(group, counts=counts, norms=norms)
 
 
 def refusal(family: Family) -> str | None:
