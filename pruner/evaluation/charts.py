@@ -1,7 +1,7 @@
 """Plots as HTML and SVG: marks stretch with the page, words keep their size, one layer or hundreds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pruner.evaluation.markup import Markup, join, tag
@@ -25,12 +25,18 @@ def scale(values: Sequence[float], from_zero: bool = False) -> Scale:
     """The tightest round axis that holds all `values`."""
     low, high = min(values), max(values)
     low = min(low, 0.0) if from_zero else low
-    high = high if high > low else low + (abs(low) or 1.0)
+    size = max(abs(low), abs(high), 1e-30)
+    high = high if high - low > 1e-6 * size else low + size
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * round_ for round_ in (1, 2, 2.5, 5, 10) if power * round_ >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return Scale(tuple(step * tick for tick in range(first, last + 1)))
+
+
+def model_colours(labels: Iterable[str]) -> dict[str, str]:
+    """Label -> the class that colours a model, the same in every plot."""
+    return {label: f"m{place % 5}" for place, label in enumerate(labels)}
 
 
 def columns(kept: Sequence[int | None], dense: Sequence[int], colour: str) -> Markup:

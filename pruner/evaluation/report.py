@@ -5,10 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from pruner.evaluation.comparison import comparison, opening
 from pruner.evaluation.losses import loss_curves
 from pruner.evaluation.markup import Markup, join, tag
 from pruner.evaluation.metrics import read_metrics
-from pruner.evaluation.sections import comparison, opening, recovery, removal, samples, settings
+from pruner.evaluation.sections import recovery, removal, samples, settings
 from pruner.plan import PruningPlan
 from pruner.run_folder import RunFolder, write_text
 

@@ -1,4 +1,4 @@
-"""The sections of the report, each empty where the run has nothing to say to it."""
+"""The report's further sections, each empty where the run has nothing to say to it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,36 +8,9 @@ from pruner.evaluation.losses import Curve, smooth
 from pruner.evaluation.markup import Markup, join, tag
 from pruner.evaluation.metrics import Models
 from pruner.evaluation.removal import Scores, Width, hidden_width, num_layers, scores, widths
-from pruner.evaluation.summary import Figure, figures
 from pruner.plan import PruningPlan
 
-COLOURS = ("m0", "m1", "m2", "m3", "m4")
 NOTHING = Markup("")
-
-
-def opening(name: str, models: Models, plan: PruningPlan | None) -> Markup:
-    """Title, one sentence, and the figures that people ask for first."""
-    baseline, *others = list(models) or [""]
-    tiles = [_tile(figure, baseline, others[-1]) for figure in _headline(models)] if others else []
-    return join(
-        tag("h1", name),
-        tag("p", _sentence(plan), class_="lead"),
-        tag("div", *tiles, class_="tiles") if tiles else NOTHING,
-    )
-
-
-def comparison(models: Models) -> Markup:
-    """The table of all figures, and bars for those in which models differ."""
-    rows = figures(models)
-    if not rows:
-        return NOTHING
-    shown = [_bars(figure, models) for figure in rows if len(set(figure.values.values())) > 1]
-    return join(
-        tag("h2", "Quality and cost"),
-        tag("div", _table(rows, models), class_="card scroll"),
-        tag("p", _conditions(models), class_="note"),
-        tag("div", *shown, class_="cards") if shown else NOTHING,
-    )
 
 
 def removal(plan: PruningPlan | None, pruned: Path) -> Markup:
@@ -86,6 +59,7 @@ def recovery(curves: Mapping[str, Curve]) -> Markup:
 def samples(models: Models) -> Markup:
     """What each model wrote after each prompt, side by side."""
     written = {label: row["samples"]["values"] for label, row in models.items() if "samples" in row}
+    colours = charts.model_colours(models)
     prompts = dict.fromkeys(sample["prompt"] for values in written.values() for sample in values)
     parts = []
     for prompt in prompts:
@@ -95,7 +69,7 @@ def samples(models: Models) -> Markup:
             for sample in values
             if sample["prompt"] == prompt
         }
-        cards = [_sample(label, text, _colour(models, label)) for label, text in texts.items()]
+        cards = [_sample(label, text, colours[label]) for label, text in texts.items()]
         parts += [tag("p", prompt, class_="prompt"), tag("div", *cards, class_="cards")]
     return (
         join(tag("h2", "Samples"), tag("p", "Greedy continuations.", class_="note"), *parts)
@@ -115,79 +89,6 @@ def settings(plan: PruningPlan | None, config: str) -> Markup:
         tag("h2", "Configuration"),
         tag("div", tag("dl", *listed) if listed else NOTHING, whole, class_="card scroll"),
     )
-
-
-def _sentence(plan: PruningPlan | None) -> str:
-    if plan is None:
-        return "Models compared."
-    reached, dense = plan.budget.get("reached_ratio"), plan.model
-    if reached is None or "parameters" not in dense:
-        return f"{dense.get('architecture', 'Model')} pruned."
-    whole = reached * dense["decoder_parameters"] / dense["parameters"]
-    return (
-        f"{dense.get('architecture', 'Model')} without {100 * reached:.1f} % of its decoder's parameters, "
-        f"{100 * whole:.1f} % of all its parameters."
-    )
-
-
-def _headline(models: Models) -> Iterator[Figure]:
-    wanted = ("perplexity", "parameters", "weights", "decoding")
-    for name in wanted:
-        yield from [figure for figure in figures(models) if figure.name.startswith(name)][:1]
-
-
-def _tile(figure: Figure, baseline: str, label: str) -> Markup:
-    change = figure.change(label, baseline) or figure.show(label)
-    detail = f"{figure.show(baseline)} → {figure.show(label)}"
-    return tag("div", tag("span", figure.name), tag("b", change), tag("span", detail), class_="card tile")
-
-
-def _table(rows: list[Figure], models: Models) -> Markup:
-    baseline = next(iter(models))
-    body, part = [], None
-    for figure in rows:
-        if figure.part != part:
-            part = figure.part
-            body.append(tag("tr", tag("td", part, colspan=len(models) + 1), class_="part"))
-        cells = [
-            tag("td", figure.show(label), tag("span", figure.change(label, baseline), class_="change"))
-            for label in models
-        ]
-        body.append(tag("tr", tag("td", figure.name), *cells))
-    head = tag("tr", tag("th", ""), *[tag("th", label) for label in models])
-    return tag("table", tag("thead", head), tag("tbody", *body), style=f"--models:{len(models)}")
-
-
-def _conditions(models: Models) -> str:
-    """What the figures were measured under, in words."""
-    row = next(iter(models.values()))
-    said = ["Factors and points are against the first column."]
-    if "perplexity" in row:
-        said.append(f"Perplexity in windows of {row['perplexity']['seq_len']} tokens.")
-    if "tasks" in row:
-        limit = row["tasks"]["limit"]
-        said.append(
-            f"Tasks on their first {limit} items, ± standard error." if limit else "Tasks ± standard error."
-        )
-    if "speed" in row:
-        speed = row["speed"]
-        threads = f", {speed['threads']} thread(s)" if speed["device"] == "cpu" else ""
-        said.append(
-            f"Speed on {speed['device']}{threads} in {row['dtype']}: batch {speed['batch_size']}, "
-            f"{speed['prompt_tokens']} tokens read, {speed['new_tokens']} generated, "
-            f"median of {speed['repeats']}."
-        )
-    return " ".join(said)
-
-
-def _bars(figure: Figure, models: Models) -> Markup:
-    values = {
-        label: (figure.values[label], figure.show(label), _colour(models, label))
-        for label in models
-        if label in figure.values
-    }
-    better = f"{figure.better} is better"
-    return tag("div", tag("h3", figure.name, " ", tag("small", better)), charts.bars(values), class_="card")
 
 
 def _kept_widths(table: Mapping[str, list[Width | None]]) -> Iterator[Markup]:
@@ -240,7 +141,3 @@ def _words(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _colour(models: Models, label: str) -> str:
-    return COLOURS[list(models).index(label) % len(COLOURS)]

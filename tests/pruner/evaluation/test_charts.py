@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pruner.evaluation.charts import bars, columns, heat_map, histogram, lines, number, scale
@@ -16,6 +16,8 @@ def rectangles(chart):
     return [(kind, *map(float, numbers)) for kind, *numbers in found]
 
 
+@example([5e-324], False)
+@example([1e9, 1e9 + 1e-6], False)
 @given(st.lists(FINITE, min_size=1, max_size=20), st.booleans())
 def test_an_axis_holds_every_value_between_its_ends(values, from_zero):
     axis = scale(values, from_zero)
