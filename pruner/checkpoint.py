@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pruner.modeling.aside import check_replaceable, written_aside
 from pruner.modeling.compatible import widen
-from pruner.modeling.fields import changed_fields
 from pruner.modeling.from_gguf import load_gguf_model, load_gguf_tokenizer, require_gguf
-from pruner.modeling.per_layer import (
-    CODE,
-    address,
-    check_rebuilds,
-    is_ours,
-    own_classes,
-    per_layer_config,
-    render,
-)
+from pruner.modeling.per_layer import is_ours
+from pruner.modeling.saving import save_weights
 from pruner.modeling.source import locate
-from pruner.modeling.stock import stock_model
-from pruner.modeling.widths import (
-    Modules,
-    build,
-    dense_config,
-    differences,
-    sizes,
-    stock_class,
-    structure,
-    with_head_dim,
-)
 
 if TYPE_CHECKING:
     import torch
@@ -169,69 +145,3 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         if tokenizer is not None:
             tokenizer.save_pretrained(side)
         widen(side)
-
-
-def save_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Save configuration, weights and, where it is needed, code."""
-    cls = stock_class(type(model))
-    config = with_head_dim(cls, dense_config(model.config))
-    config.dtype = model.dtype
-    dense = structure(build(cls, config))
-    own = structure(model, shared=model.config)
-    fields = changed_fields(cls, config, sizes(own), sizes(dense))
-    stock = stock_model(cls, config, own, dense, fields)
-    if stock is not None:
-        save_stock(model, stock, folder)
-        return
-    classes = own_classes(model, cls)
-    code = render([address(one) for one in classes])
-    values = per_layer_config(config, classes, differences(own, dense), fields)
-    check_rebuilds(code, values, own)
-    model.save_pretrained(folder, save_original_format=False, state_dict=all_tensors(model, dense))
-    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    (folder / CODE).write_text(code)
-
-
-def save_stock(model: PreTrainedModel, stock: PreTrainedModel, folder: Path) -> None:
-    """Save the weights of `model` as those of a stock model without storage of its own."""
-    stock.load_state_dict(model.state_dict(), assign=True)
-    stock.tie_weights()
-    stock.generation_config = model.generation_config
-    stock.save_pretrained(folder)
-
-
-def all_tensors(model: PreTrainedModel, dense: Modules) -> dict[str, torch.Tensor]:
-    """The state dict, and buffers that it leaves out although they are no longer the architecture's own."""
-    state: dict[str, torch.Tensor] = model.state_dict()
-    for name, buffer in model.named_non_persistent_buffers():
-        owner, _, key = name.rpartition(".")
-        if list(buffer.shape) != dense[owner].get(key):
-            state[name] = buffer
-    return state
-
-
-def check_replaceable(folder: Path) -> None:
-    """Raise ValueError if `folder` is there and is no model folder, so that nothing else is lost."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds files but no model; choose a new folder, or an empty one")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; a model is saved as a folder")
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place when all is written, and vanishes on an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    side = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    side.chmod(0o755)
-    try:
-        yield side
-        if folder.exists():
-            before = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            os.replace(folder, before / folder.name)
-            os.replace(side, folder)
-            shutil.rmtree(before)
-        else:
-            os.replace(side, folder)
-    finally:
-        shutil.rmtree(side, ignore_errors=True)

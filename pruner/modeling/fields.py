@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Place = tuple[str, str, int]
-"""Module, weight or attribute, axis."""
+"""Module, weight or attribute, axis of the weight (-1: the attribute is a number)."""
 
 Sizes = Mapping[Place, int]
 
@@ -94,9 +94,13 @@ def multiples(first: Sizes, value: int, second: Sizes, other: int) -> dict[Place
 
 
 def agreed(footprint: Mapping[Place, int], own: Sizes) -> dict[int, int] | None:
-    """Layer -> the value on which its whole footprint agrees, None where one does not."""
+    """Layer -> the value on which its whole footprint agrees, None where one does not.
+
+    Weights are believed before attributes, some of which nobody reads and surgery leaves as they were.
+    """
     values: dict[int, int] = {}
-    for place, multiple in footprint.items():
+    weights = {place: multiple for place, multiple in footprint.items() if place[2] >= 0}
+    for place, multiple in (weights or footprint).items():
         value, rest = divmod(own.get(place, 0), multiple)
         layer = split_layer(place[0])[1]
         if rest or values.setdefault(OUTSIDE if layer is None else layer, value) != value:

@@ -35,8 +35,10 @@ def load_gguf_model(source: Source, dtype: str | torch.dtype | None, **options: 
     loaded = AutoModelForCausalLM.from_pretrained(
         source.name, gguf_file=source.gguf_file, dtype=dtype, **options
     )
-    config = type(loaded.config)(**{**loaded.config.to_dict(), "quantization_config": None})
-    del config.quantization_config
+    values = loaded.config.to_dict()
+    for key in ("quantization_config", "_model_name_or_path", "model_type"):
+        values.pop(key, None)
+    config = type(loaded.config)(**values)
     fresh: PreTrainedModel = type(loaded).from_pretrained(
         None, config=config, state_dict=loaded.state_dict(), dtype=loaded.dtype
     )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pruner.modeling.widths import Modules, build, differences, structure
+from pruner.modeling.arithmetic import same_arithmetic
+from pruner.modeling.widths import (
+    Modules,
+    build,
+    dense_config,
+    differences,
+    only_stale,
+    stock_class,
+    structure,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,32 +29,30 @@ LlamaConfig demands that the heads divide the hidden size, MistralConfig does no
 
 
 def stock_model(
-    cls: type[Any],
-    config: PreTrainedConfig,
-    own: Modules,
-    dense: Modules,
-    fields: Mapping[str, dict[int, int]],
+    rebuilt: PreTrainedModel, own: Modules, dense: Modules, fields: Mapping[str, dict[int, int]]
 ) -> PreTrainedModel | None:
-    """A stock model without storage whose structure is exactly the pruned one's, None if there is none.
+    """A stock model without storage that computes exactly what the pruned one does; None if there is none.
 
     Args:
-        cls, config: of the dense model.
+        rebuilt: the pruned model on the meta device, as the per-layer form builds it.
         own, dense: the structures of the pruned and of the dense model.
         fields: entries of the configuration that changed, as `changed_fields` gives them.
     """
     if any(len(set(values.values())) > 1 for values in fields.values()):
         return None
+    config = dense_config(rebuilt.config)
     changes: dict[str, Any] = {field: next(iter(values.values())) for field, values in fields.items()}
     changes.update(changed_numbers(config, own, dense))
-    for candidate, further in variants(cls):
+    for cls, further in variants(stock_class(type(rebuilt))):
         values = {**config.to_dict(), **changes, **further}
         values.pop("model_type", None)
         try:
-            model = build(candidate, candidate.config_class(**values))
-            if not differences(own, structure(model)):
-                return model
+            model = build(cls, cls.config_class(**values))
+            left = differences(own, structure(model))
         except Exception:  # a configuration that the class refuses is not the one sought
             continue
+        if not left or (only_stale(left, dense) and same_arithmetic(model, rebuilt)):
+            return model
     return None
 
 

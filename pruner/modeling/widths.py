@@ -170,12 +170,22 @@ def runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def sizes(modules: Mapping[str, Facts]) -> dict[tuple[str, str, int], int]:
-    """Every whole number told of a model: (module, what, axis) -> number; axis 0 for plain numbers."""
+    """Every whole number told of a model: (module, what, axis) -> number; axis -1 for a plain number."""
     found = {}
     for name, facts in modules.items():
         for key, value in facts.items():
-            values = value if isinstance(value, list) else [value]
-            found.update(
-                {(name, key, axis): number for axis, number in enumerate(values) if type(number) is int}
-            )
+            numbers = enumerate(value) if isinstance(value, list) else [(-1, value)]
+            found.update({(name, key, axis): number for axis, number in numbers if type(number) is int})
     return found
+
+
+def only_stale(left: Modules, dense: Modules) -> bool:
+    """Whether all that is told are plain whole numbers that the dense model has too.
+
+    Surgery changes the numbers that a module computes with, and lets others say what they said.
+    """
+    return all(
+        type(value) is int and dense[name].get(key) == value
+        for name, facts in left.items()
+        for key, value in facts.items()
+    )

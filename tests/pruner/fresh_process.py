@@ -1,7 +1,7 @@
 """Loads saved models where this project cannot be imported, and reports how they compare with before.
 
 Arguments: a folder of cases, each a model folder of its name with the `expected.safetensors` of the model in
-memory. Prints one JSON object: case -> what was found, or the error. Runs under transformers 4.57 and 5.x.
+memory, and the JSON file to write: case -> what was found, or the error. For transformers 4.57 and 5.x.
 """
 
 import json
@@ -54,6 +54,8 @@ def compare(case):
         "scale": expected["logits"].abs().max().item(),
         "tied": model.get_output_embeddings().weight is model.get_input_embeddings().weight,
     }
+    if (case / case.name / "tokenizer.json").exists():
+        found["tokens"] = dict(transformers.AutoTokenizer.from_pretrained(case / case.name)("b a"))
     if "greedy" in expected:
         found["cached"] = torch.equal(greedy(model, expected["input_ids"]), expected["greedy"])
         found["uncached"] = torch.equal(
@@ -77,4 +79,6 @@ def outcome(case):
         return {"failed": "".join(traceback.format_exception(error)[-3:])[-1500:]}
 
 
-json.dump({case.name: outcome(case) for case in sorted(Path(sys.argv[1]).iterdir())}, sys.stdout)
+Path(sys.argv[2]).write_text(
+    json.dumps({case.name: outcome(case) for case in sorted(Path(sys.argv[1]).iterdir())})
+)

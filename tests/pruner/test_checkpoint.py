@@ -110,7 +110,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for case in CASES:
         model = tiny(case.rpartition("-")[0])
         cut(model, case.rpartition("-")[2])
-        save_model(model, None, saved(root, case))
+        save_model(model, word_tokenizer(), saved(root, case))
         input_ids = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             logits = model(input_ids).logits.contiguous()
@@ -129,10 +129,11 @@ def saved(cases: Path, case: str) -> Path:
 
 def outcomes(python: str | Path, cases: Path) -> dict[str, dict]:
     """What a process without this project finds in the cases."""
-    command = [str(Path(python).absolute()), "-I", str(FRESH), str(cases)]
+    found = cases.with_name("found.json")
+    command = [str(Path(python).absolute()), "-I", str(FRESH), str(cases), str(found)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cases, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(found.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,7 @@ def assert_equal_to_memory(found: dict) -> None:
     assert found["again"] <= 1e-5 * found["scale"]
     assert found["cached"]
     assert found["uncached"]
+    assert found["tokens"] == {"input_ids": [3, 2], "attention_mask": [1, 1]}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -20,6 +20,20 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 
+def with_old_rope(config):
+    """Spell out `rope_parameters` in the entries of transformers 4.57, or it would take its default theta.
+
+    Those per kind of layer (`{"full_attention": …}`) have no common older form.
+    """
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        return config
+    old = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    scaling = {key: value for key, value in rope.items() if key not in old}
+    default = rope.get("rope_type", "default") == "default"
+    return {"rope_scaling": None if default else scaling, **old, **config}
+
+
 class PrunedLlamaConfig(LlamaConfig):
     """The dense configuration, and what differs from it.
 
@@ -30,8 +44,16 @@ class PrunedLlamaConfig(LlamaConfig):
     model_type = f"pruned_{LlamaConfig.model_type}"
     allow_global_per_layer_attribute_access = True
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Read as usual, after giving 4.57 the entries that it looks for."""
+        return super().from_dict(with_old_rope(config_dict), **kwargs)
+
     def validate_architecture(self):
         """Widths are the modules' own: no head count has to divide the hidden size."""
+
+    def validate_token_ids(self):
+        """The parent's would read every entry, and so warn of those that differ by layer."""
 
 
 if dataclasses.is_dataclass(LlamaConfig):
