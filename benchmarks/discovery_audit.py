@@ -22,9 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
-from tiny_configs import ARCHITECTURES, tiny_inputs, tiny_model
+from tiny_configs import ARCHITECTURES, InDouble, tiny_inputs, tiny_model
 
 from pruner.discovery import Structure, discover
 from pruner.groups import count_parameters, shapes_of
@@ -37,7 +35,9 @@ TIME_LIMIT = 240
 
 def main() -> None:
     """Audit the architectures named on the command line, or all that have no row yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model_types", nargs="*", default=list(ARCHITECTURES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="audit those that have a row, too")
@@ -149,16 +149,6 @@ def verdict(
     error = float((logits(removed, inputs) - expected).abs().max() / expected.abs().max())
     limit = TOLERANCE[expected.dtype]
     return "ok" if error <= limit else f"relative error {error:.1e}"
-
-
-class InDouble(TorchDispatchMode):
-    """Computes in float64 what a model's code would do in float32."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Ask every operator for float64 where it is asked for float32."""
-        single, double = torch.float32, torch.float64
-        args, kwargs = tree_map(lambda leaf: double if leaf is single else leaf, (args, kwargs or {}))
-        return function(*args, **kwargs)
 
 
 def logits(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A tiny model of every causal-LM architecture in transformers: data for audits and tests, no part of discovery."""
+"""A tiny model of every causal-LM architecture in transformers, for audits and tests: no part of discovery."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -54,21 +56,44 @@ NAMES_BY_SIZE: Mapping[int, str] = {
 TINY: Mapping[str, int] = {name: size for size, names in NAMES_BY_SIZE.items() for name in names.split()}
 
 NONE_IS_A_CHOICE = frozenset(
-    "head_dim n_inner num_key_value_heads q_lora_rank sliding_window num_shared_experts n_shared_experts "
-    "d_inner shared_intermediate_size embedding_size ffn_dim attention_head_size".split()
+    [
+        "head_dim",
+        "n_inner",
+        "num_key_value_heads",
+        "q_lora_rank",
+        "sliding_window",
+        "num_shared_experts",
+        "n_shared_experts",
+        "d_inner",
+        "shared_intermediate_size",
+        "embedding_size",
+        "ffn_dim",
+        "attention_head_size",
+    ]
 )
 TOKENS: Mapping[str, int] = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     **dict.fromkeys(
-        "eos_token_id decoder_start_token_id image_token_id cls_token_id sep_token_id unk_token_id".split(), 2
+        [
+            "eos_token_id",
+            "decoder_start_token_id",
+            "image_token_id",
+            "cls_token_id",
+            "sep_token_id",
+            "unk_token_id",
+        ],
+        2,
     ),
 }
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
 
 LATENT = {"head_dim": 8, "qk_head_dim": 20, "num_key_value_heads": 6}
 NO_SHARED_CACHE = {"num_kv_shared_layers": 0}
-ASSISTANT = {"num_kv_shared_layers": 2, **dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0)}
+ASSISTANT = {
+    "num_kv_shared_layers": 2,
+    **dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0),
+}
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 INDEXER = {
     "indexer_n_heads": 2,
@@ -106,12 +131,24 @@ NOTE_SETTLED = dict.fromkeys([*NOTE, "rope_parameters"], ...)
 
 EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(
-        "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa kimi_linear youtu "
-        "minicpm3 longcat_flash".split(),
+        [
+            "axk1",
+            "axk2",
+            "deepseek_v2",
+            "deepseek_v3",
+            "deepseek_v32",
+            "glm4_moe_lite",
+            "glm_moe_dsa",
+            "kimi_linear",
+            "youtu",
+            "minicpm3",
+            "longcat_flash",
+        ],
         LATENT,
     ),
     **dict.fromkeys(
-        "gemma3n gemma3n_text gemma4 gemma4_text gemma4_unified gemma4_unified_text".split(), NO_SHARED_CACHE
+        ["gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"],
+        NO_SHARED_CACHE,
     ),
     "gemma4_assistant": ASSISTANT,
     "gemma4_unified_assistant": ASSISTANT,
@@ -309,6 +346,16 @@ def randomise(model: PreTrainedModel, seed: int = 0) -> None:
                 parameter.copy_(centre + 0.3 * noise)
 
 
+class InDouble(TorchDispatchMode):
+    """Computes in float64 what a model's code would do in float32."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Ask every operator for float64 where it is asked for float32."""
+        single, double = torch.float32, torch.float64
+        args, kwargs = tree_map(lambda leaf: double if leaf is single else leaf, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
 def tiny_inputs(model: PreTrainedModel, length: int = 7) -> dict[str, Any]:
     """What the model's forward pass takes."""
     config = model.config
@@ -342,6 +389,3 @@ def assistant_inputs(model: PreTrainedModel, length: int) -> dict[str, Any]:
         "inputs_embeds": draw(1, length, 2 * model.config.backbone_hidden_size),
         "shared_kv_states": states,
     }
-
-
-__all__ = ["ARCHITECTURES", "AutoModelForCausalLM", "tiny_config", "tiny_inputs", "tiny_model"]

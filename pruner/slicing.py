@@ -55,7 +55,8 @@ def lost_counts(groups: Sequence[Group], kept: Kept) -> dict[tuple[str, str], in
             entry = parts.setdefault((count.module, count.attribute), (count, []))
             entry[1].append(count.index[gone].reshape(-1))
     return {
-        place: count.size - len(np.unique(np.concatenate(indices))) for place, (count, indices) in parts.items()
+        place: count.size - len(np.unique(np.concatenate(indices)))
+        for place, (count, indices) in parts.items()
     }
 
 

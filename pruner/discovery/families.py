@@ -111,7 +111,9 @@ def marked_classes(constraints: Constraints, solution: Solution) -> tuple[list[M
 def alike(owned: sp.csr_matrix, axis_of: Ints, num_axes: int, seen: Bools, factors: Bools) -> list[Ints]:
     """Rows with equal numbers of indices on every axis, equal marks and equal nature."""
     numbers = np.random.default_rng(0).integers(1, 2**62, num_axes + seen.shape[1] + 1).astype(np.uint64)
-    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(numbers[axis_of[owned.indices]], dtype=np.uint64)])
+    running = np.concatenate(
+        [np.zeros(1, np.uint64), np.cumsum(numbers[axis_of[owned.indices]], dtype=np.uint64)]
+    )
     key = running[owned.indptr[1:]] - running[owned.indptr[:-1]]
     traits = np.concatenate([seen, factors[:, None]], axis=1)
     key = key + (traits * numbers[num_axes:]).sum(axis=1, dtype=np.uint64)

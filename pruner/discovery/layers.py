@@ -25,7 +25,9 @@ def owner_of(names: Iterable[str]) -> str:
     paths = [name.split(".")[:-1] for name in names]
     shared = paths[0]
     for path in paths[1:]:
-        length = next((i for i, (a, b) in enumerate(zip(shared, path)) if a != b), min(len(shared), len(path)))
+        length = next(
+            (i for i, (a, b) in enumerate(zip(shared, path)) if a != b), min(len(shared), len(path))
+        )
         shared = shared[:length]
     return ".".join(shared)
 

@@ -32,7 +32,9 @@ def find_norms(
         if mark.module in norms:
             continue
         module, call = twin.get_submodule(mark.module), next(c for c in calls if c.name == mark.module)
-        norm = next((norm for norm in norms_like(family, call, states, module) if holds(module, call, norm)), None)
+        norm = next(
+            (norm for norm in norms_like(family, call, states, module) if holds(module, call, norm)), None
+        )
         if norm is None:
             return f"{mark.reason} counts the zeros that would go"
         norms[mark.module] = norm

@@ -107,8 +107,8 @@ def next_count(
     return best
 
 
-Foretold = list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...], str]]
-"""For every operator: its name, the shapes of its outputs, its scalars, its place."""
+Foretold = list[tuple[str, tuple[int, ...], tuple[float, ...], str]]
+"""For every operator: its name, the shape of its first output, its scalars, its place."""
 
 
 def foretell(probe: Probe) -> Foretold:
@@ -116,7 +116,7 @@ def foretell(probe: Probe) -> Foretold:
     return [
         (
             event.name,
-            tuple(shape_after(probe, tensor) for tensor in event.outputs),
+            shape_after(probe, event.outputs[0]),
             scalars(event),
             event.place,
         )
@@ -160,17 +160,17 @@ def run(probe: Probe, group: Group, counts: tuple[Count, ...], foretold: Foretol
 
 
 def compare(events: Sequence[Event], foretold: Foretold, failure: Exception | None) -> tuple[int, str | None]:
-    """How many of the foretold operators ran, and what happened then."""
-    ran = [event for event in events if compared(event)]
-    for number, (event, (name, shapes, floats, place)) in enumerate(zip(ran, foretold)):
-        now = tuple(tuple(tensor.shape) for tensor in event.outputs)
-        if (event.name, now, scalars(event)) != (name, shapes, floats):
-            return number, f"{name} at {place} gives {now} where {shapes} is foretold"
+    """How many operators ran until one was not as foretold, and which that was."""
+    ran = [(number, event) for number, event in enumerate(events) if compared(event)]
+    for (number, event), (name, shape, floats, place) in zip(ran, foretold):
+        now = tuple(event.outputs[0].shape)
+        if (event.name, now, scalars(event)) != (name, shape, floats):
+            return number, f"{name} at {place} gives {now} where {shape} is foretold"
     if failure is not None:
-        return len(ran), f"after the cut: {failure}"
+        return len(events), f"after the cut: {failure}"
     if len(ran) != len(foretold):
-        return min(len(ran), len(foretold)), "the layer takes another path after the cut"
-    return len(ran), None
+        return len(events), "the layer takes another path after the cut"
+    return len(events), None
 
 
 @contextmanager
@@ -178,7 +178,9 @@ def cut(twin: nn.Module, group: Group, kept: Mapping[str, Ints], layer: str) -> 
     """Cut one layer of the twin for a while."""
     modules = list(twin.get_submodule(layer).modules())
     attributes = [(module, dict(vars(module)), dict(module._forward_pre_hooks)) for module in modules]
-    tensors = [(t, t.data) for module in modules for t in itertools.chain(module.parameters(), module.buffers())]
+    tensors = [
+        (t, t.data) for module in modules for t in itertools.chain(module.parameters(), module.buffers())
+    ]
     slice_tensors(twin, lost_indices([group], kept))
     set_counts(twin, lost_counts([group], kept))
     believe_own_weights(modules)

@@ -88,7 +88,11 @@ class Recorder(TorchDispatchMode):
         self.open: list[ModuleCall] = []
 
     def __torch_dispatch__(
-        self, function: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run one operator on the meta device and on the values of constants."""
         args, kwargs = tree_map_only(Tensor, self.on_meta, (args, kwargs or {}))
@@ -115,7 +119,10 @@ class Recorder(TorchDispatchMode):
 
     def run(self, name: str, function: OpOverload, args: Any, kwargs: Any, result: Any) -> Any:
         """The operator's result on the meta device."""
-        if name in ("nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave") and result is not None:
+        if (
+            name in ("nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave")
+            and result is not None
+        ):
             return tree_map_only(Tensor, lambda value: value.to("meta"), result)
         if name in ("index", "index_put", "index_put_", "_unsafe_index"):
             args = (args[0], self.spell_out_masks(args[1]), *args[2:])

@@ -130,7 +130,9 @@ def leaves_of(cause: Ints, effect: Ints, num_classes: int) -> tuple[Ints, sp.csr
             break
         rows = np.repeat(np.arange(len(factors)), np.diff(leaves.indptr))
         columns = leaves.indices
-        last = sp.csr_matrix((np.ones(int((~inner).sum()), np.int32), (rows[~inner], columns[~inner])), leaves.shape)
+        last = sp.csr_matrix(
+            (np.ones(int((~inner).sum()), np.int32), (rows[~inner], columns[~inner])), leaves.shape
+        )
         through = sp.csr_matrix(
             (np.ones(int(inner.sum()), np.int32), (rows[inner], row_of[columns[inner]])),
             shape=(len(factors), len(factors)),

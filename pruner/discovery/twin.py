@@ -33,7 +33,10 @@ def meta_twin(model: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]
         if not buffer.is_floating_point() and not buffer.is_meta:
             constants.append((memo[id(buffer)], buffer.detach().cpu()))
     twin: nn.Module = copy.deepcopy(model, memo).eval()
-    for choose, choice in (("set_attn_implementation", "eager"), ("set_experts_implementation", "batched_mm")):
+    for choose, choice in (
+        ("set_attn_implementation", "eager"),
+        ("set_experts_implementation", "batched_mm"),
+    ):
         with contextlib.suppress(AttributeError, ValueError):
             getattr(twin, choose)(choice)
     for module in twin.modules():

@@ -11,21 +11,71 @@ import torch
 
 from pruner.discovery.labels import CONSTANT, UNIFORM, UNLABELLED, Origin, State
 from pruner.discovery.operation import Operation
-from pruner.discovery.rules import contractions, convolutions, indexing, joining, normalisations, reductions, views
+from pruner.discovery.rules import (
+    contractions,
+    convolutions,
+    indexing,
+    joining,
+    normalisations,
+    reductions,
+    views,
+)
 from pruner.discovery.rules.pointwise import elementwise, pointwise
 
 Rule = Callable[[Operation], list[State]]
 
 FILLS = frozenset(
-    "zeros ones full empty scalar_tensor new_zeros new_ones new_full new_empty zeros_like ones_like full_like "
-    "empty_like fill zero empty_strided new_empty_strided empty_permuted".split()
+    [
+        "zeros",
+        "ones",
+        "full",
+        "empty",
+        "scalar_tensor",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "new_empty",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "empty_like",
+        "fill",
+        "zero",
+        "empty_strided",
+        "new_empty_strided",
+        "empty_permuted",
+    ]
 )
 FACTORIES = frozenset(
-    "arange linspace eye tril_indices triu_indices randn rand randint randperm _efficientzerotensor bernoulli "
-    "randn_like rand_like logspace".split()
+    [
+        "arange",
+        "linspace",
+        "eye",
+        "tril_indices",
+        "triu_indices",
+        "randn",
+        "rand",
+        "randint",
+        "randperm",
+        "_efficientzerotensor",
+        "bernoulli",
+        "randn_like",
+        "rand_like",
+        "logspace",
+    ]
 )
 VALUES_ONLY = frozenset(
-    "nonzero unique _unique2 bincount histc searchsorted bucketize masked_select multinomial".split()
+    [
+        "nonzero",
+        "unique",
+        "_unique2",
+        "bincount",
+        "histc",
+        "searchsorted",
+        "bucketize",
+        "masked_select",
+        "multinomial",
+    ]
 )
 
 RULES: dict[str, Rule] = {
@@ -61,7 +111,9 @@ def origin_of(states: list[State], name: str) -> Origin:
     """Where unlabelled values come from."""
     if any(state.origin == "data" for state in states):
         return "data"
-    return "uniform" if all(state.origin == "uniform" for state in states) and name != "cumsum" else "constant"
+    return (
+        "uniform" if all(state.origin == "uniform" for state in states) and name != "cumsum" else "constant"
+    )
 
 
 def copied(operation: Operation) -> list[State]:
@@ -83,5 +135,7 @@ def is_elementwise(operation: Operation) -> bool:
 def unknown(operation: Operation) -> list[State]:
     """No rule: what the operator touches stays as it is."""
     for tensor in operation.event.tensors:
-        operation.freeze((labels for _, labels in operation.state(tensor).facets), "an operator without a rule")
+        operation.freeze(
+            (labels for _, labels in operation.state(tensor).facets), "an operator without a rule"
+        )
     return operation.each(UNLABELLED)

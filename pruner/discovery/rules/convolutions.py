@@ -36,7 +36,8 @@ def grouped(operation: Operation, channels: list[Labels], weight: Tensor, groups
     weights = operation.axes(weight)
     read = [operation.constraints.factorise_along(each, groups, len(each) // groups) for each in channels]
     written = [
-        operation.constraints.factorise_along(each, groups, len(each) // groups) for each in weights.get(0, [])
+        operation.constraints.factorise_along(each, groups, len(each) // groups)
+        for each in weights.get(0, [])
     ]
     met = operation.match([v for f in read for v in f[0]], [v for f in written for v in f[0]])
     operation.match([v for f in read for v in f[1]], weights.get(1, []))

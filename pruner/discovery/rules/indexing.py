@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pruner.discovery.labels import UNLABELLED, Axes, Facet, Labels, State, facets_of, spread
+from pruner.discovery.labels import Axes, Facet, Labels, State, facets_of, spread
 from pruner.discovery.operation import Operation
 from pruner.discovery.rules.pointwise import elementwise
 
@@ -47,7 +47,9 @@ def masked(operation: Operation, state: State, dim: int, indices: Indices) -> St
     mask = indices[dim]
     assert mask is not None
     span, output = mask.dim(), operation.outputs[0]
-    moved = [(d - span + 1 if d >= dim + span else d, v) for d, v in state.facets if not dim <= d < dim + span]
+    moved = [
+        (d - span + 1 if d >= dim + span else d, v) for d, v in state.facets if not dim <= d < dim + span
+    ]
     operation.freeze((v for d, v in state.facets if dim <= d < dim + span), "a mask chooses among them")
     return State(tuple((d, v) for d, v in moved if d < output.dim() and output.size(d) == len(v)))
 
@@ -168,13 +170,14 @@ def embedding(operation: Operation) -> list[State]:
     return [State((*columns, *operation.state(numbers).facets))]
 
 
-
 RULES = {
     **dict.fromkeys(("index", "_unsafe_index"), index),
     **dict.fromkeys(("index_put", "_index_put_impl"), index_put),
     "index_select": index_select,
     "gather": gather,
-    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill"), scatter),
+    **dict.fromkeys(
+        ("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill"), scatter
+    ),
     "masked_scatter": masked_scatter,
     "embedding": embedding,
 }

@@ -16,7 +16,9 @@ def cat(operation: Operation) -> list[State]:
     tensors: Sequence[Tensor] = operation.args[0]
     states = [operation.state(tensor) for tensor in tensors]
     rank = operation.outputs[0].dim()
-    parts = [(t.shape, s) for t, s in zip(tensors, states) if not (t.dim() == 1 and not t.numel() and rank > 1)]
+    parts = [
+        (t.shape, s) for t, s in zip(tensors, states) if not (t.dim() == 1 and not t.numel() and rank > 1)
+    ]
     return [joined(operation, parts, operation.argument(1, "dim", 0) % rank)]
 
 

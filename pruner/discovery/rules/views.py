@@ -12,12 +12,47 @@ from pruner.discovery.labels import Facet, State, spread
 from pruner.discovery.operation import Operation
 
 MOVES = frozenset(
-    "view _unsafe_view reshape permute transpose t unsqueeze squeeze expand slice select split "
-    "split_with_sizes chunk unbind repeat unfold flip roll movedim narrow diagonal constant_pad_nd as_strided "
-    "_reshape_alias flatten squeeze_copy numpy_T unflatten tile expand_as view_as diag_embed reshape_as "
-    "unsafe_split unsafe_chunk unsafe_split_with_sizes".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "permute",
+        "transpose",
+        "t",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "repeat",
+        "unfold",
+        "flip",
+        "roll",
+        "movedim",
+        "narrow",
+        "diagonal",
+        "constant_pad_nd",
+        "as_strided",
+        "_reshape_alias",
+        "flatten",
+        "squeeze_copy",
+        "numpy_T",
+        "unflatten",
+        "tile",
+        "expand_as",
+        "view_as",
+        "diag_embed",
+        "reshape_as",
+        "unsafe_split",
+        "unsafe_chunk",
+        "unsafe_split_with_sizes",
+    ]
 )
-SAME = frozenset("_to_copy clone alias detach contiguous lift_fresh lift_fresh_copy".split())
+SAME = frozenset(["_to_copy", "clone", "alias", "detach", "contiguous", "lift_fresh", "lift_fresh_copy"])
 TRIANGLES = frozenset({"tril", "triu"})
 NO_LABELS_WANTED = frozenset({"dtype", "device", "layout", "pin_memory", "memory_format", "non_blocking"})
 
@@ -50,7 +85,10 @@ def run_on_labels(operation: Operation, source: Tensor, labels: Tensor) -> list[
 
 def strided(labels: Tensor, source: Tensor, output: Tensor) -> Tensor:
     """`as_strided`, through a memory that holds the labels as it holds the elements."""
-    ends = [t.storage_offset() + sum((n - 1) * step for n, step in zip(t.shape, t.stride())) for t in (source, output)]
+    ends = [
+        t.storage_offset() + sum((n - 1) * step for n, step in zip(t.shape, t.stride()))
+        for t in (source, output)
+    ]
     memory = torch.zeros(1 + max(ends), dtype=torch.long)
     memory.as_strided(source.shape, source.stride(), source.storage_offset()).copy_(labels)
     return memory.as_strided(output.shape, output.stride(), output.storage_offset())
