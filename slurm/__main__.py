@@ -7,9 +7,9 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from slurm import job, preflight
+from slurm import job, preflight, sweeps
 
-COMMANDS = {"begin": job.begin, "end": job.end, "preflight": preflight.main}
+COMMANDS = {"begin": job.begin, "end": job.end, "preflight": preflight.main, "summarise": sweeps.summarise}
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)

@@ -69,8 +69,11 @@ def queued(jobs: Iterable[str]) -> list[QueuedJob]:
 
 
 def holder(job: str, run: Path) -> QueuedJob | None:
-    """The job that holds `run`, if it still lives; ids may start anew, so its comment must fit."""
-    mine = ("", "(null)", str(run))
+    """The job that holds `run`, if it lives.
+
+    Ids may start anew: what it said of itself, its run's folder or its sweep's, must fit.
+    """
+    mine = ("", "(null)", str(run), str(run.parent))
     return next((each for each in queued([job]) if each.comment in mine and each.state != "PENDING"), None)
 
 

@@ -31,7 +31,7 @@ class JobFolder:
 
     @property
     def ids(self) -> Path:
-        """Stage -> job id, and the command that was submitted."""
+        """Stage -> job id, and the words that its script was given."""
         return self.run / "jobs.json"
 
     @property
@@ -54,20 +54,20 @@ class JobFolder:
         return self.root / f"{stage}.sbatch"
 
     def log(self, stage: str, array: bool = False) -> Path:
-        """Its output, of all attempts; SLURM replaces the % by the job's id."""
+        """Its output, of all attempts; SLURM puts the job's id for %j, an array's for %A, its task for %a."""
         return self.root / f"{stage}-{'%A_%a' if array else '%j'}.log"
 
     def read_ids(self) -> dict[str, dict[str, Any]]:
-        """Stage -> {"job": id, "command": words}; empty before the first submission."""
+        """Stage -> {"job": id, "words": what its script was given}; empty before the first submission."""
         if not self.ids.exists():
             return {}
         found: dict[str, dict[str, Any]] = json.loads(self.ids.read_text())
         return found
 
-    def write_id(self, stage: str, job: str, command: Sequence[str]) -> None:
+    def write_id(self, stage: str, job: str, words: Sequence[str]) -> None:
         """Remember a stage's job, at once, so that no crash between two submissions forgets it."""
         write_text(
-            self.ids, json.dumps(self.read_ids() | {stage: {"job": job, "command": list(command)}}, indent=1)
+            self.ids, json.dumps(self.read_ids() | {stage: {"job": job, "words": list(words)}}, indent=1)
         )
 
     def write_snapshot(self, project: Path, arguments: Arguments) -> Arguments:

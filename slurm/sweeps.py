@@ -1,9 +1,13 @@
-"""Sweeps: one run for every combination of some settings, as job arrays."""
+"""Sweeps: one run for every combination of some settings, as job arrays, and one report over all."""
 
 import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+TASKS = "sweep.json"
+"""In a sweep's jobs folder: the words of every task of its arrays, in order."""
 
 
 def points(sweep: Sequence[str]) -> list[dict[str, str]]:
@@ -13,8 +17,22 @@ def points(sweep: Sequence[str]) -> list[dict[str, str]]:
         name, equals, values = each.partition("=")
         if not equals or not all(values.split(",")):
             raise ValueError(f"a sweep is KEY=VALUE,VALUE,… (pruner.budget.ratio=0.1,0.2), got {each!r}")
-        axes.append([(name, value) for value in values.split(",")])
+        axes.append([(name.removeprefix("--"), value) for value in values.split(",")])
     return [dict(combination) for combination in itertools.product(*axes)]
+
+
+def label(point: dict[str, str]) -> str:
+    """The name of a point's run folder: the last part of every setting, and its value."""
+    parts = [f"{name.rpartition('.')[2]}={value}" for name, value in point.items()]
+    return ",".join(parts).replace("/", "_")
+
+
+def tasks_of(words: Sequence[str], sweep: Sequence[str], root: Path) -> list[list[str]]:
+    """The words of every point's run, its folder under `root`."""
+    return [
+        [*words, *(f"--{name}={value}" for name, value in point.items()), f"--run_dir={root / label(point)}"]
+        for point in points(sweep)
+    ]
 
 
 def arguments_of_task(words: Sequence[str], task: str | None) -> list[str]:
@@ -23,3 +41,23 @@ def arguments_of_task(words: Sequence[str], task: str | None) -> list[str]:
         return list(words)
     listed: list[list[str]] = json.loads(Path(words[0]).read_text())
     return listed[int(task)]
+
+
+def summarise(words: Sequence[str]) -> int:
+    """Lay the measurements of all of a sweep's runs side by side: metrics.json and report.html at its root.
+
+    Args:
+        words: the sweep's folder.
+    """
+    from pruner.evaluation.metrics import read_metrics, write_metrics
+    from pruner.evaluation.report import write_report
+    from pruner.run_folder import RunFolder
+
+    root = RunFolder(Path(words[0]))
+    models: dict[str, Any] = {}
+    for folder in sorted(path.parent for path in root.root.glob("*/metrics.json")):
+        for name, row in read_metrics(RunFolder(folder).metrics).items():
+            models["dense" if name == "dense" else f"{folder.name} {name}"] = row
+    write_metrics(root.metrics, models)
+    write_report(root.root)
+    return 0

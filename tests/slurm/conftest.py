@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -25,12 +25,22 @@ class Cluster:
     """The cluster's folder, and what a test does to it."""
 
     folder: Path
+    spoilt: set[str] = field(default_factory=set)
 
     def do(self, what: str, node: str = "") -> None:
         """kill-node, freeze-node or start-node, as power cuts and pulled cables do."""
-        subprocess.run(
-            ["bash", HERE / "cluster.sh", what, self.folder, node], check=True, capture_output=True
-        )
+        script = HERE / "cluster.sh"
+        subprocess.run(["bash", script, what, self.folder, node], check=True, capture_output=True)
+        if what == "freeze-node":
+            self.spoilt.add(node)
+
+    def hide(self, node: str, folder: Path) -> None:
+        """Lay an empty file system over `folder`, in the sight of that node alone, until it starts anew."""
+        outer = (self.folder / "run" / f"{node}.pid").read_text().strip()
+        inner = subprocess.run(["pgrep", "-P", outer], capture_output=True, text=True).stdout.split()[0]
+        cover = ["mount", "-t", "tmpfs", "none", str(folder)]
+        subprocess.run(["nsenter", f"--target={inner}", "--mount", *cover], check=True)
+        self.spoilt.add(node)
 
     def control(self, *words: str) -> None:
         subprocess.run(["scontrol", *words], check=True, capture_output=True)
@@ -39,6 +49,8 @@ class Cluster:
         """Every node up and idle, nothing in the queue."""
         subprocess.run(["scancel", "--user", str(os.getuid())], check=True)
         self.control("update", "PartitionName=main", "GraceTime=20")
+        while self.spoilt:
+            self.do("kill-node", self.spoilt.pop())
         for node in ("node1", "node2", "node3"):
             if not self.alive(node):
                 self.do("start-node", node)

@@ -1,6 +1,6 @@
 """Stands in for cli.py: a stage that takes a step every so often, saves, is told to stop, and marks DONE.
 
-Every rank keeps the step count of rank 0; a flag of any rank is agreed on by a file, at a step's end.
+Ranks meet at every step's end, the higher ones later, and agree there on a signal that reached any of them.
 `--fake.*` options say what goes wrong.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 options = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[2:] if "=" in word)
 command, run = sys.argv[1], Path(options.get("run_dir") or Path(options["model"]).parent)
 steps, every = int(options.get("fake.steps", 40)), int(options.get("fake.every", 10))
-pace = float(options.get("fake.pace", 0.1))
-rank = int(os.environ["SLURM_PROCID"])
+pace = float(options.get("fake.pace", 0.04))
+rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
 flags: list[int] = []
 
 
@@ -41,27 +41,35 @@ def say(line: str) -> None:
         stream.write(line + "\n")
 
 
+def together(step: int) -> bool:
+    """Meet all ranks at a step's end, as an all-reduce does; whether any of them was signalled."""
+    meeting = run / f"meeting-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', 0)}-{step}"
+    meeting.mkdir(exist_ok=True)
+    (meeting / f"{rank}.tmp").write_text("flag" if flags else "")
+    (meeting / f"{rank}.tmp").rename(meeting / str(rank))
+    while len(there := [path for path in meeting.iterdir() if path.suffix != ".tmp"]) < size:
+        time.sleep(0.01)
+    return any(path.read_text() for path in there)
+
+
 def train() -> None:
-    agreed = run / f"agreed-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', 0)}"
     step = newest()
     time.sleep(float(options.get("fake.start", 0)))
-    signal.signal(signal.SIGUSR1, lambda *_: flags.append(1))
-    signal.signal(signal.SIGTERM, lambda *_: flags.append(1))
-    if options.get("fake.deaf"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    while step < steps and not (run / "recovered" / "DONE").exists():
-        time.sleep(pace)
+    handler = signal.SIG_IGN if options.get("fake.deaf") else lambda *_: flags.append(1)
+    signal.signal(signal.SIGUSR1, handler)
+    signal.signal(signal.SIGTERM, handler)
+    while step < steps:
+        time.sleep(pace * (1 + 2 * rank))
         step += 1
+        stopping = together(step)
         if rank == 0:
             say(str(step))
         if step == int(options.get("fake.poison", -1)):
             sys.exit("loss is not finite")
-        if flags:
-            agreed.touch()
-        if rank == 0 and (agreed.exists() or step % every == 0):
+        if rank == 0 and (stopping or step % every == 0):
             save(step)
-        if agreed.exists():
-            time.sleep(2 * pace if rank else 0)
+        if stopping:
+            time.sleep(0.2 * rank)
             sys.exit(85)
     if rank == 0:
         mark(run / "recovered")

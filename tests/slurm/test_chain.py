@@ -1,5 +1,6 @@
 """What befalls a chain of jobs on a real SLURM, and that it finishes all the same."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -30,6 +31,12 @@ def finished(cluster, run, report):
     return run.steps
 
 
+def preempt(seconds):
+    """A job of more importance takes all nodes for so long."""
+    words = ["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null"]
+    subprocess.run([*words, f"--wrap=sleep {seconds}"], check=True)
+
+
 def other_node(cluster, job):
     """A node of the job that does not run its script."""
     names = subprocess.run(
@@ -40,7 +47,7 @@ def other_node(cluster, job):
 
 def resumed(steps):
     """The step before which the run went back, and how far; fails if it did not go back once."""
-    falls = [(before, after) for before, after in zip(steps, steps[1:]) if after != before + 1]
+    falls = [(before, after) for before, after in itertools.pairwise(steps) if after != before + 1]
     assert len(falls) == 1, steps
     return falls[0]
 
@@ -78,34 +85,26 @@ def test_a_signal_before_the_handlers_are_there_costs_a_restart_only(cluster, st
     assert "before it could save" in reasons(stand_in)[0]
 
 
-@pytest.mark.parametrize("grace", [20, 0])
-def test_preemption_puts_the_run_back_into_the_queue(cluster, stand_in, grace):
-    cluster.control("update", "PartitionName=main", f"GraceTime={grace}")
-    recover, report = started(cluster, stand_in)
-    urgent = [
-        "sbatch",
-        "--partition=high",
-        "--nodes=3",
-        "--exclusive",
-        "--output=/dev/null",
-        "--wrap=sleep 2",
-    ]
-    subprocess.run(urgent, check=True)
-    steps = finished(cluster, stand_in, report)
-    if grace:
-        assert steps == ALL
-    else:
-        assert resumed(steps)[1] % 10 == 1
+def test_preemption_with_a_grace_time_loses_and_repeats_no_step(cluster, stand_in):
+    _, report = started(cluster, stand_in)
+    preempt(2)
+    assert finished(cluster, stand_in, report) == ALL
+
+
+def test_preemption_without_costs_the_steps_since_the_last_checkpoint(cluster, stand_in):
+    cluster.control("update", "PartitionName=main", "GraceTime=0")
+    _, report = started(cluster, stand_in, "--fake.deaf=1", "--fake.pace=0.15")
+    preempt(2)
+    before, after = resumed(finished(cluster, stand_in, report))
+    assert after == before // 10 * 10 + 1
 
 
 def test_preemption_does_not_count_against_a_run_that_cannot_save(cluster, stand_in):
     jobs = stand_in.submit("--fake.prune=4")
-    for attempt in range(3):
-        cluster.until(lambda: len(attempts(stand_in)) == attempt + 1, f"attempt {attempt}")
+    for number in (1, 2, 3):
+        cluster.until(lambda: len(attempts(stand_in)) == number, f"attempt {number}")  # noqa: B023
         time.sleep(1)
-        subprocess.run(
-            ["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
-        )
+        preempt(1)
     assert finished(cluster, stand_in, jobs["report"].job) == ALL
 
 
@@ -134,7 +133,7 @@ def test_a_crash_before_the_first_checkpoint_does_not_end_the_run(cluster, stand
 
 
 def test_a_frozen_node_is_left_behind(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=0.3")
+    recover, report = started(cluster, stand_in, "--fake.pace=0.1")
     cluster.do("freeze-node", other_node(cluster, recover))
     assert cluster.wait(report, timeout=180) == "COMPLETED"
     assert stand_in.steps[-1] == 40
@@ -148,21 +147,21 @@ def test_a_killed_task_costs_the_steps_since_the_last_checkpoint(cluster, stand_
 
 
 def test_the_time_limit_is_one_more_attempt(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=2", "--slurm.signal_seconds=5", steps=1)
+    recover, report = started(cluster, stand_in, "--fake.pace=0.6", "--slurm.signal_seconds=5", steps=1)
     cluster.control("update", f"JobId={recover}", "TimeLimit=1")
     assert cluster.wait(report, timeout=240) == "COMPLETED"
     assert stand_in.steps == ALL
 
 
 def test_a_run_deaf_to_the_signal_goes_on_after_the_time_limit(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=2", "--fake.deaf=1", steps=1)
+    recover, report = started(cluster, stand_in, "--fake.pace=0.6", "--fake.deaf=1", steps=1)
     cluster.control("update", f"JobId={recover}", "TimeLimit=1")
     assert cluster.wait(report, timeout=240) == "COMPLETED"
     assert any("time limit" in why for why in reasons(stand_in))
 
 
 def test_a_restart_of_the_controller_is_not_noticed(cluster, stand_in):
-    recover, report = started(cluster, stand_in)
+    _, report = started(cluster, stand_in)
     cluster.control("shutdown", "slurmctld")
     os.kill(cluster.tasks(str(stand_in.root))[-1], signal.SIGUSR1)
     time.sleep(4)
