@@ -48,6 +48,7 @@ MODELS = {
     "qwen2": transformers.Qwen2Config(**GROUPED),
     "qwen3": transformers.Qwen3Config(**GROUPED, head_dim=8),
     "gemma2": transformers.Gemma2Config(**GROUPED, head_dim=8, sliding_window=4),
+    "phi3": transformers.Phi3Config(**GROUPED),
     "olmo": transformers.OlmoConfig(**GROUPED),
     "starcoder2": transformers.Starcoder2Config(**GROUPED),
     "mixtral": transformers.MixtralConfig(**GROUPED, **EXPERTS),
@@ -56,6 +57,7 @@ MODELS = {
     ),
     "gpt_neox": transformers.GPTNeoXConfig(**SMALL),
     "opt": transformers.OPTConfig(**SMALL, ffn_dim=80, word_embed_proj_dim=48),
+    "falcon": transformers.FalconConfig(**SMALL, new_decoder_architecture=True, num_kv_heads=3),
     "bloom": transformers.BloomConfig(vocab_size=96, hidden_size=48, n_layer=4, n_head=6),
 }
 STOCK = {

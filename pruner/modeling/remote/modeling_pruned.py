@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
+KEPT_OF = "kept_of_"
+
 
 def with_old_rope(config):
     """Spell out `rope_parameters` in the entries of transformers 4.57, or it would take its default theta.
@@ -139,7 +141,25 @@ def set_fact(module, key, value, made):
         for field, number in value.items():
             setattr(module.config, field, number)
     else:
+        if key.startswith(KEPT_OF) and not hasattr(module, key):
+            module.register_forward_pre_hook(take_arguments, with_kwargs=True)
         setattr(module, key, tuple(value) if isinstance(getattr(module, key, None), tuple) else value)
+
+
+def take_arguments(module, args, kwargs):
+    """Let a module see only the indices it keeps of an argument: of ALiBi's slopes those of its heads.
+
+    "kept_of_ARGUMENT" holds the axis, its dense size, and the indices; an axis may hold them several times.
+    """
+    taken = dict(kwargs)
+    for key, value in vars(module).items():
+        argument = kwargs.get(key.removeprefix(KEPT_OF)) if key.startswith(KEPT_OF) else None
+        if argument is not None:
+            dim, size, *indices = value
+            index = torch.as_tensor(indices, device=argument.device)
+            kept = argument.unflatten(dim, (-1, size)).index_select(dim + 1, index)
+            taken[key.removeprefix(KEPT_OF)] = kept.flatten(dim, dim + 1)
+    return args, taken
 
 
 def narrow_weight(old, shape, made):
