@@ -42,8 +42,6 @@ def quieten() -> None:
     for room in ("pruner", "lit_modules", "slurm"):
         logging.getLogger(room).setLevel(logging.INFO)
         logging.getLogger(room).addHandler(handler)
-    for other in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(other).setLevel(logging.WARNING)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
@@ -90,10 +88,13 @@ def evaluate(args: list[str]) -> int:
             output: folder that takes metrics.json and report.html.
             evaluation: what to measure.
         """
+        import rich
+
         from lit_modules.progress import bar
         from pruner.evaluation.models import evaluate_models
+        from pruner.evaluation.summary import terminal_table
 
-        evaluate_models(models, evaluation, output, track=bar)
+        rich.print(terminal_table(evaluate_models(models, evaluation, output, track=bar)))
 
     return call(run, args, "evaluate")
 

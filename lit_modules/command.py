@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import rich
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -23,6 +24,7 @@ from lit_modules.progress import bar
 from lit_modules.recovery import Recovery
 from pruner.evaluation.models import Evaluation, evaluate_models
 from pruner.evaluation.models import check as check_evaluation
+from pruner.evaluation.summary import terminal_table
 from pruner.pipeline import PruningSettings
 from pruner.run_folder import RunFolder, done_record, mark_done
 from pruner.stages import check_stage
@@ -59,6 +61,8 @@ class RunCommand(LightningCLI):
 
     def __init__(self, args: list[str], name: str) -> None:
         self.name = name
+        for chatty in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         super().__init__(
             Recovery,
             InstructionData,
@@ -169,7 +173,8 @@ class RunCommand(LightningCLI):
             "pruned": str(run.pruned),
             "recovered": str(run.recovered),
         }
-        evaluate_models(models, self.config_init.evaluation, run.root, track=bar)
+        rows = evaluate_models(models, self.config_init.evaluation, run.root, track=bar)
+        rich.print(terminal_table(rows))
         log.info("measured and drawn: %s (%.0f s)", run.report, time.perf_counter() - start)
 
 
