@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from pruner.run_folder import RunFolder
@@ -151,6 +152,8 @@ def end(words: Sequence[str]) -> int:
     outcome, why = decide([*before, last], is_done(run, stage, slurm.export), slurm.max_restarts)
     record(folder.attempts, replace(last, why=f"{outcome}: {part}: {why}"))
     log.info("%s: %s (%s: %s), now %s", stage, outcome, part, why, last.after)
+    if outcome == "done" and at_limit:
+        return SAVED  # SLURM calls a job that outran its limit TIMEOUT; the next attempt ends at once, well
     return {"done": 0, "requeue": SAVED, "failed": 1}[outcome]
 
 
@@ -161,4 +164,6 @@ def pushed_out(job: str) -> tuple[bool, bool]:
     except ValueError:
         return False, False
     preempted = re.search(r"PreemptTime=\d", told)
-    return preempted is not None, "Reason=TimeLimit" in told
+    end = re.search(r"\bEndTime=(\d\S+)", told)
+    over = end is not None and datetime.now() >= datetime.fromisoformat(end[1])
+    return preempted is not None, over or "Reason=TimeLimit" in told

@@ -154,10 +154,18 @@ def test_the_time_limit_is_one_more_attempt(cluster, stand_in):
 
 
 def test_a_run_deaf_to_the_signal_goes_on_after_the_time_limit(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=0.6", "--fake.deaf=1", steps=1)
+    recover, report = started(cluster, stand_in, "--fake.pace=1", "--fake.deaf=1", "--fake.steps=30", steps=1)
     cluster.control("update", f"JobId={recover}", "TimeLimit=1")
     assert cluster.wait(report, timeout=240) == "COMPLETED"
     assert any("time limit" in why for why in reasons(stand_in))
+    assert stand_in.steps[-1] == 30
+
+
+def test_a_stage_that_completes_beyond_the_time_limit_is_complete(cluster, stand_in):
+    recover, report = started(cluster, stand_in, "--fake.pace=0.6", "--fake.deaf=1", steps=1)
+    cluster.control("update", f"JobId={recover}", "TimeLimit=1")
+    assert cluster.wait(report, timeout=240) == "COMPLETED"
+    assert stand_in.steps == ALL
 
 
 def test_a_restart_of_the_controller_is_not_noticed(cluster, stand_in):
