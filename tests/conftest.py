@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LLM_PRUNE_TEST_DATA", HERE.parents[1] / "shared" / "data"))
 

@@ -27,7 +27,7 @@ CONFIG = {
     "checkpointing": {"every_steps": 4},
     "trainer": {"accelerator": "cpu", "max_steps": 12, "logger": False},
 }
-STORY = "Once upon a time there was a little girl named Lily. She loved to play in the park with her big red ball. "
+STORY = "Once upon a time there was a girl named Lily. She loved to play in the park with her big red ball. "
 
 
 @pytest.fixture(scope="module")
