@@ -13,6 +13,9 @@ COMMANDS = {
     "evaluate": "perplexity, tasks and cost of any model folders, in one table",
     "export": "write a model folder in another format",
     "generate": "continue a prompt with any model folder",
+    "submit": "run the whole path on a SLURM cluster, as a chain of jobs",
+    "status": "how far a submitted run is",
+    "cancel": "end a submitted run's jobs",
 }
 
 
@@ -142,11 +145,62 @@ def generate(args: list[str]) -> int:
     return call(run, args, "generate")
 
 
-def call(function: Callable[..., None], args: list[str], name: str) -> int:
+def submit(args: list[str]) -> int:
+    """Submit a run's stages to SLURM; the words are those of `fit`, and --sweep KEY=A,B and --dry-run."""
+    from argparse import ArgumentParser
+
+    from slurm.submission import submit as submit_run
+
+    parser = ArgumentParser(prog="llm-prune submit", description=submit.__doc__, allow_abbrev=False)
+    parser.add_argument("--sweep", action="append", default=[], help="KEY=A,B,C: a run for each value")
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts and let sbatch check them")
+    options, words = parser.parse_known_args(args)
+    for job in submit_run(words, options.sweep, dry_run=options.dry_run):
+        print(job)
+    return 0
+
+
+def status(args: list[str]) -> int:
+    """Print how far a run is."""
+
+    def run(run_dir: str) -> None:
+        """Print a submitted run's stage, step, time left, restarts and logs.
+
+        Args:
+            run_dir: the run folder.
+        """
+        from pathlib import Path
+
+        from slurm.monitor import status as status_of
+
+        print(status_of(Path(run_dir)))
+
+    return call(run, args, "status", positional=True)
+
+
+def cancel(args: list[str]) -> int:
+    """End a run's jobs."""
+
+    def run(run_dir: str) -> None:
+        """End the SLURM jobs of a run; what it has made stays.
+
+        Args:
+            run_dir: the run folder.
+        """
+        from pathlib import Path
+
+        from slurm.monitor import cancel as cancel_run
+
+        print("\n".join(cancel_run(Path(run_dir))))
+
+    return call(run, args, "cancel", positional=True)
+
+
+def call(function: Callable[..., None], args: list[str], name: str, *, positional: bool = False) -> int:
     """Parse `args` by the signature of `function` and call it."""
     from jsonargparse import auto_cli
 
-    auto_cli(function, args=args, prog=f"llm-prune {name}", as_positional=False)
+    auto_cli(function, args=args, prog=f"llm-prune {name}", as_positional=positional)
     return 0
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from lit_modules.callbacks.checkpointing import Checkpointing, latest_checkpoint
 from lit_modules.callbacks.export import Export
@@ -28,6 +29,7 @@ from pruner.evaluation.summary import terminal_table
 from pruner.pipeline import PruningSettings
 from pruner.run_folder import RunFolder, done_record, mark_done
 from pruner.stages import check_stage
+from slurm.settings import Slurm
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ MAY_CHANGE = (
     "run_dir",
     "evaluation",
     "checkpointing",
+    "slurm",
     "data.num_workers",
     "data.cache_dir",
     "trainer.accelerator",
@@ -86,6 +89,7 @@ class RunCommand(LightningCLI):
         parser.add_class_arguments(PruningSettings, "pruner")
         parser.add_class_arguments(Evaluation, "evaluation")
         parser.add_class_arguments(Checkpointing, "checkpointing", skip={"folder"}, instantiate=False)
+        parser.add_class_arguments(Slurm, "slurm", instantiate=False)
         for name in ("model_name_or_path", "trust_remote_code"):
             parser.link_arguments(f"model.{name}", f"data.{name}")
 
@@ -114,6 +118,8 @@ class RunCommand(LightningCLI):
         config = {**self.config_init.trainer, "default_root_dir": str(self.run_folder.root), **kwargs}
         if config["logger"] in (None, True):
             config["logger"] = default_loggers(self.run_folder)
+        if SLURMEnvironment.detect():
+            config["plugins"] = [*as_list(config["plugins"]), SLURMEnvironment(auto_requeue=False)]
         return self._instantiate_trainer(config, self.callbacks())
 
     def callbacks(self) -> list[Callback]:
@@ -176,6 +182,13 @@ class RunCommand(LightningCLI):
         rows = evaluate_models(models, self.config_init.evaluation, run.root, track=bar)
         rich.print(terminal_table(rows))
         log.info("measured and drawn: %s (%.0f s)", run.report, time.perf_counter() - start)
+
+
+def as_list(value: Any) -> list[Any]:
+    """What may be one thing, several or none, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def default_loggers(run: RunFolder) -> list[Logger]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pruner.calibration import load_calibration
 from pruner.checkpoint import load_config, load_model, load_tokenizer, save_model
 from pruner.importance import NEED_NO_TEXT
 from pruner.pipeline import PruningSettings, prune
@@ -41,8 +42,10 @@ def prune_into(
             f"{run.pruned} was pruned from other inputs: {finished} there, {record} asked for; "
             "choose another run_dir"
         )
-    model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
     tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
+    if settings.plan is None and settings.criterion not in NEED_NO_TEXT:
+        load_calibration(settings.calibration, tokenizer)  # too little text is found before weights are read
+    model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
     plan = prune(model, tokenizer, settings, track=track)
     plan.save(run.plan)
     shutil.rmtree(run.pruned, ignore_errors=True)
@@ -64,7 +67,7 @@ def check_stage(
 
 def stage_record(model_name_or_path: str, settings: PruningSettings, dtype: str | None) -> dict[str, Any]:
     """What the stage's result depends on: the model's and the texts' content, and every setting."""
-    texts = (settings.plan,) if settings.plan else (settings.calibration.path,)
+    texts = (settings.plan, settings.calibration.path)
     return {
         "model": content_identity(model_name_or_path),
         "dtype": dtype,
