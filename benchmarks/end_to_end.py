@@ -1,6 +1,6 @@
 """SmolLM2-135M pruned by a fifth with LLM-Pruner's protocol, recovered on Alpaca: the table before/after.
 
-    python benchmarks/end_to_end.py [--data ../shared/data] [--steps 200] [any option of `llm-prune fit`]
+    python benchmarks/end_to_end.py [--data ../shared/data] [--steps 100] [any option of `llm-prune fit`]
 
 Calibrates on 10 × 64 tokens of C4, recovers by LoRA on Alpaca records, reports perplexity on WikiText-2's
 test split, which neither saw. Writes benchmarks/results/end_to_end.json with the command that made it.
@@ -13,15 +13,15 @@ from pathlib import Path
 import cli
 
 HERE = Path(__file__).parent
-CONFIG = HERE.parent / "configs" / "smollm2-135m.yaml"
+ROOT = HERE.parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/end-to-end"))
     options, overrides = parser.parse_known_args()
     for needed in (
@@ -32,31 +32,32 @@ def main() -> None:
         if not (options.data / needed).exists():
             parser.error(f"{options.data / needed} is missing; --data names the folder that holds it")
     arguments = {
-        "config": CONFIG,
+        "config": ROOT / "configs/smollm2-135m.yaml",
         "run_dir": options.run_dir,
         "pruner.calibration.path": options.data / "calibration/c4_200.jsonl",
         "data.path": options.data / "alpaca/alpaca_stanford_uniform.json",
         "evaluation.texts": f"[{options.data / 'wikitext2/wiki.test.raw'}]",
         "trainer.max_steps": options.steps,
     }
-    command = ["fit", *(f"--{name}={value}" for name, value in arguments.items()), *overrides]
-    if status := cli.main(command):
+    if status := cli.main(["fit", *(f"--{name}={value}" for name, value in arguments.items()), *overrides]):
         raise SystemExit(status)
-    write_result(options.run_dir, command)
+    write_result(options.run_dir, options.steps)
 
 
-def write_result(run_dir: Path, command: list[str]) -> None:
+def write_result(run_dir: Path, steps: int) -> None:
     """Keep of `metrics.json` and `plan.json` what a reader of the table wants."""
     plan = json.loads((run_dir / "plan.json").read_text())
     metrics = json.loads((run_dir / "metrics.json").read_text())
     result = {
-        "command": f"llm-prune {' '.join(command)}",
+        "command": f"python benchmarks/end_to_end.py --steps {steps}",
+        "steps": steps,
         "budget": plan["budget"],
         "criterion": plan["criterion"],
         "models": metrics["models"],
     }
     for row in result["models"].values():
-        row.pop("samples", None)
+        for private in ("samples", "path"):
+            row.pop(private, None)
     (HERE / "results" / "end_to_end.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
