@@ -3,7 +3,8 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
-RUN    := OMP_NUM_THREADS=$(shell nproc) TOKENIZERS_PARALLELISM=false
+# One thread for each of the processes that share the cores; tests of one file stay together.
+TESTS  := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 .PHONY: demo test test-slow test-cuda test-slurm test-compat check clean
 .DELETE_ON_ERROR:
@@ -12,16 +13,16 @@ demo: $(VENV)/ready
 	$(BIN)/llm-prune fit --config configs/demo.yaml
 
 test: $(VENV)/ready
-	$(RUN) $(BIN)/pytest -m "not slow and not slurm and not cuda and not network"
+	$(TESTS) -m "not slow and not distributed and not slurm and not cuda and not network"
 
 test-slow: $(VENV)/ready
-	$(RUN) $(BIN)/pytest -m "slow and not slurm and not cuda and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "(slow or distributed) and not slurm and not cuda and not network"
 
 test-cuda: $(VENV)/ready
 	$(BIN)/pytest -m cuda -rs
 
 test-slurm: $(VENV)/ready
-	$(BIN)/pytest -m slurm -rs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm -rs
 
 test-compat: $(VENV)/ready
 	$(BIN)/pytest -m network -rs
