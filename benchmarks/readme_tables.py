@@ -1,0 +1,79 @@
+"""Writes the README's tables from the committed results: python benchmarks/readme_tables.py [--check]"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if the README is not up to date")
+    options = parser.parse_args()
+    text = filled(README.read_text())
+    if options.check and text != README.read_text():
+        raise SystemExit("README.md is behind benchmarks/results; run python benchmarks/readme_tables.py")
+    README.write_text(text)
+
+
+def filled(text: str) -> str:
+    """The README with every table made anew."""
+    for name, table in {"models": models_table, "results": results_table}.items():
+        block = f"<!-- {name} -->\n{table()}<!-- /{name} -->"
+        text = re.sub(
+            rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
+        )
+    return text
+
+
+def models_table() -> str:
+    """How many architectures of transformers can be pruned, and which."""
+    rows = json.loads((HERE / "results" / "discovery.json").read_text())
+    ok = {kind: [row for row in rows if row[kind] == "ok"] for kind in ("mlp", "attention")}
+    both = sorted(
+        {row["architecture"] for row in ok["mlp"]} & {row["architecture"] for row in ok["attention"]}
+    )
+    lines = [
+        f"Of the {len(rows)} causal language models in transformers, MLP channels can be removed from "
+        f"{len(ok['mlp'])} and attention units (heads, or key-value groups with their heads) from "
+        f"{len(ok['attention'])}: in each, half the units of every layer were cut and the result compared with "
+        "zeroing them (fp64, 1e-9). The others are refused, each with its reason, in "
+        "[benchmarks/results/discovery.json](benchmarks/results/discovery.json).",
+        "",
+        f"<details><summary>Both, in {len(both)} architectures</summary>",
+        "",
+        ", ".join(re.sub(r"(For|With|LMHead).*", "", name) for name in both),
+        "",
+        "</details>",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def results_table() -> str:
+    """SmolLM2-135M before and after, with the command that measured it."""
+    file = HERE / "results" / "end_to_end.json"
+    if not file.exists():
+        return ""
+    result = json.loads(file.read_text())
+    budget, rows = result["budget"], result["models"]
+    head = [
+        f"SmolLM2-135M, {budget['reached_ratio']:.1%} of the decoder ({budget['reached_ratio_of_all']:.1%} of all "
+        f"parameters) removed with LLM-Pruner's protocol (`{result['criterion']}`, 10 × 64 tokens of C4), then "
+        f"{result['steps']} steps of LoRA on Alpaca; perplexity on WikiText-2's test split. Measured by "
+        f"`{result['command']}`:",
+        "",
+        "| | parameters | perplexity at 128 |",
+        "|---|---|---|",
+    ]
+    for label, row in rows.items():
+        value = next(iter(row["perplexity"]["values"].values()))["value"]
+        head.append(f"| {label} | {row['size']['parameters'] / 1e6:.1f} M | {value:.1f} |")
+    return "\n".join([*head, ""])
+
+
+if __name__ == "__main__":
+    main()
