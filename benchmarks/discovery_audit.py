@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from tiny_configs import ARCHITECTURES, InDouble, tiny_inputs, tiny_model
+from tiny_configs import ARCHITECTURES, ONLY_SINGLE, InDouble, tiny_inputs, tiny_model
 
 from pruner.discovery import Structure, discover
 from pruner.groups import count_parameters, shapes_of
@@ -31,6 +31,10 @@ from pruner.surgery import remove, zero
 RESULTS = Path(__file__).parent / "results" / "discovery.json"
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 TIME_LIMIT = 240
+NOTHING = {
+    "mlp": "no layer has channels that are computed from the residual stream and contracted into it",
+    "attention": "no layer multiplies activations head by head",
+}
 
 
 def main() -> None:
@@ -107,7 +111,8 @@ def audit_into(send: Any, model_type: str) -> None:
 def audit(model_type: str) -> dict[str, Any]:
     """Discover the groups of a tiny model and compare removing with zeroing, kind by kind."""
     try:
-        model = tiny_model(model_type).double()
+        model = tiny_model(model_type)
+        model = model if model_type in ONLY_SINGLE else model.double()
         inputs = tiny_inputs(model)
         before = logits(model, inputs)
     except Exception as error:
@@ -134,7 +139,7 @@ def verdict(
     """Return "ok", or what is wrong once half of every group of a kind is removed."""
     groups = [group for group in structure.groups if group.kind == kind]
     if not groups:
-        return "no such group found"
+        return absence(structure, kind)
     kept = {group.name: range(0, group.num_units, 2) for group in groups}
     zeroed, removed = copy.deepcopy(model), copy.deepcopy(model)
     zero(zeroed, groups, kept)
@@ -149,6 +154,13 @@ def verdict(
     error = float((logits(removed, inputs) - expected).abs().max() / expected.abs().max())
     limit = TOLERANCE[expected.dtype]
     return "ok" if error <= limit else f"relative error {error:.1e}"
+
+
+def absence(structure: Structure, kind: str) -> str:
+    """Why no group of a kind was found: what was refused, or that there is nothing of the kind."""
+    reasons = sorted({f"{refusal.name}: {refusal.reason}" for refusal in structure.refused})
+    mine = [reason for reason in reasons if kind != "attention" or "attn" in reason or "attention" in reason]
+    return f"refused: {(mine or reasons)[0][:300]}" if reasons else f"refused: {NOTHING[kind]}"
 
 
 def logits(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A tiny model of every causal-LM architecture in transformers, for audits and tests: no part of discovery."""
+"""A tiny model of every causal-LM architecture in transformers, for audits and tests."""
 
 from __future__ import annotations
 
@@ -159,6 +159,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
         "linear_num_heads": 6,
         "linear_head_dim": 8,
     },
+    "bamba": {"attn_layer_indices": [1]},
     "blt": {
         "encoder_hash_byte_group_vocab": 50,
         "head_dim": 8,
@@ -179,16 +180,19 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ernie4_5_moe": {"moe_k": 2},
     "falcon_h1": {"mamba_d_ssm": 96},
     "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "helium": {"head_dim": 8},
     "hrm_text": {"num_layers_per_stack": 2},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "hy_v4": {"head_dim": 8, "num_key_value_heads": 6},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "ministral": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 3, "head_dim": 16},
     "qwen4_exp": INDEXER,
     "qwen4_exp_text": INDEXER,
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_embds": False},
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "num_heads": 4},
     "xmod": {"default_language": "en_XX"},
@@ -223,7 +227,10 @@ AT_CONSTRUCTION: Mapping[str, Mapping[str, Any]] = {
 }
 """What has to be known when a configuration is made, because others of its entries follow from it."""
 
-SINGLE_PRECISION = frozenset({"xglm", "xlnet", "inkling2_text", "inkling_text"})
+ONLY_SINGLE = frozenset({"xglm"})
+"""Architectures whose own code overflows in float64: it masks with the lowest number in a float32 tensor."""
+
+SINGLE_PRECISION = ONLY_SINGLE | frozenset({"xlnet", "inkling2_text", "inkling_text"})
 """Architectures whose own code creates float32 tensors and does not run in float64."""
 
 

@@ -17,7 +17,7 @@ MarkKind = Literal["frozen", "constant", "averaged", "compared", "reads", "batch
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The atoms of one axis of a parameter, a buffer or a module's argument: `first` .. `first + size - 1`."""
+    """One axis of a parameter, a buffer or a module's argument: atoms `first` .. `first + size - 1`."""
 
     name: str
     dim: int

@@ -17,7 +17,7 @@ from pruner.discovery.arguments import (
 )
 from pruner.discovery.constraints import Constraints
 from pruner.discovery.families import Family, families_of
-from pruner.discovery.kinds import is_query, kind_of, stream_of
+from pruner.discovery.kinds import headed_places, is_query, kind_of, stream_of
 from pruner.discovery.labels import State
 from pruner.discovery.layers import decoder_layers, layer_of, owner_of
 from pruner.discovery.norms import find_norms
@@ -85,7 +85,7 @@ def follow(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
         recording = record(twin, (), {**inputs, "use_cache": False}, values)
     except Interrupted as interruption:
         raise interruption.error from None
-    layers = decoder_layers(twin)
+    layers = decoder_layers(twin, {call.name for call in recording.calls})
     constraints, states = labelled(twin, recording, values, layers, set())
     in_the_way = constants_in_the_way(recording, constraints.marks, layers)
     if in_the_way:
@@ -108,14 +108,14 @@ def labelled(
 
 def named(trace: Trace) -> list[tuple[Family, Group]]:
     """The families that have a kind, as groups with names; what they need of modules is still open."""
-    stream = stream_of(trace.families, trace.layers)
+    stream, headed = stream_of(trace.families, trace.layers), headed_places(trace.families)
     found: list[tuple[Family, Kind, str]] = []
     for family in trace.families:
         parameters = [p for p in family.pieces if SEPARATOR not in p.axis.name]
         if not parameters:
             continue
         owner = owner_of([piece.axis.name for piece in parameters])
-        kind = kind_of(family, stream)
+        kind = kind_of(family, stream, headed)
         if kind is not None and layer_of(owner, trace.layers) is not None:
             found.append((family, kind, owner))
     attention = [family for family, kind, _ in found if kind == "attention"]
@@ -162,6 +162,8 @@ def complete(trace: Trace, family: Family, group: Group) -> Group | str:
 
 def refusal(family: Family) -> str | None:
     """Why a family must not be cut, None if it may."""
+    if family.num_units == 1:
+        return "no other unit takes as much of the same parameters"
     for kind in ("frozen", "constant"):
         marks = family.marks.get(kind, ())  # type: ignore[call-overload]
         if kind in family.marks:

@@ -75,7 +75,7 @@ def families_of(constraints: Constraints, solution: Solution) -> list[Family]:
     )
     owned = (falls @ owns).tocsr()
     owned.sort_indices()
-    found = []
+    found, read = [], atoms_read(constraints)
     for rows in alike(owned, axis_of, len(constraints.axes), seen, solution.factors[primitive]):
         if owned.indptr[rows[0] + 1] == owned.indptr[rows[0]]:
             continue
@@ -83,7 +83,7 @@ def families_of(constraints: Constraints, solution: Solution) -> list[Family]:
         classes = np.unique(falls[rows].indices)
         marks = marks_on(constraints, solution, classes, [kinds[k] for k in np.flatnonzero(seen[rows[0]])])
         factor = bool(solution.factors[primitive[rows[0]]])
-        found.append(Family(mark_reads(pieces, marks), factor, marks, falls[rows], solution.class_of))
+        found.append(Family(mark_reads(pieces, read), factor, marks, falls[rows], solution.class_of))
     return sorted(found, key=lambda family: (family.pieces[0].axis.first, int(family.pieces[0].index.min())))
 
 
@@ -135,13 +135,22 @@ def pieces_of(constraints: Constraints, owned: sp.csr_matrix, axis_of: Ints, row
     return pieces
 
 
-def mark_reads(pieces: list[Piece], marks: Mapping[MarkKind, tuple[Mark, ...]]) -> tuple[Piece, ...]:
+def atoms_read(constraints: Constraints) -> Bools:
+    """(num_atoms,) which atoms were contracted, by themselves or as what defines them was."""
+    read = np.zeros(constraints.num_atoms, bool)
+    for mark in constraints.marks:
+        if mark.kind == "reads":
+            read[mark.labels] = True
+    for target, factors in reversed(constraints.definitions):
+        read[target] |= np.any([read[factor] for factor in factors], axis=0)
+    read[0] = False
+    return read
+
+
+def mark_reads(pieces: list[Piece], read: Bools) -> tuple[Piece, ...]:
     """Set `reads` where a contraction was seen on the axis itself."""
-    read = [mark.labels for mark in marks.get("reads", ())]
-    atoms = np.concatenate(read) if read else np.zeros(0, np.int64)
     return tuple(
-        Piece(piece.axis, piece.index, bool(np.isin(piece.axis.first + piece.index[0, 0], atoms)))
-        for piece in pieces
+        Piece(piece.axis, piece.index, bool(read[piece.axis.first + piece.index[0, 0]])) for piece in pieces
     )
 
 

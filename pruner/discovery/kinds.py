@@ -14,20 +14,27 @@ Place = tuple[str, int]
 
 def stream_of(families: Iterable[Family], layers: Sequence[str]) -> set[Place]:
     """The axes of the residual stream: those of the channels that go through most layers."""
-    most, stream = 0, set()
+    most = 0
+    stream: set[Place] = set()
     for family in families:
         places = {(piece.axis.name, piece.axis.dim) for piece in family.pieces}
         through = len({layer_of(name, layers) for name, _ in places} - {None})
-        if not family.factor and "reads" in family.marks and (through, len(places)) > (most, len(stream)):
+        if "reads" in family.marks and (through, len(places)) > (most, len(stream)):
             most, stream = through, places
     return stream
 
 
-def kind_of(family: Family, stream: set[Place]) -> Kind | None:
+def headed_places(families: Iterable[Family]) -> set[Place]:
+    """The axes that are divided into heads, for each of which activations are multiplied separately."""
+    return {place for family in families if "batch" in family.marks for place in places_of(family)}
+
+
+def kind_of(family: Family, stream: set[Place], headed: set[Place]) -> Kind | None:
     """The kind of a family that lies in one layer, None for what has no name (ranks, head dimensions).
 
-    MLP channels are computed from the residual stream and contracted into it. Attention units are those
-    for each of which activations are multiplied separately. Experts are chosen by indices.
+    MLP channels are computed from the residual stream and contracted into it; those of several experts
+    may share an axis. Attention units are those for each of which activations are multiplied separately.
+    Experts are chosen by indices.
     """
     read = [piece.axis.name for piece in family.pieces if piece.reads]
     written = [piece.axis.name for piece in family.pieces if not piece.reads]
@@ -38,7 +45,7 @@ def kind_of(family: Family, stream: set[Place]) -> Kind | None:
         return None
     if "batch" in family.marks:
         return "attention"
-    if family.factor or not in_stream & set(written):
+    if not in_stream & set(written) or (family.factor and headed & places_of(family)):
         return None
     return "mlp"
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, ...]:
-    """Names of the decoder's layers in order: the members of the outermost list with most parameters."""
+def decoder_layers(model: nn.Module, ran: Collection[str]) -> tuple[str, ...]:
+    """Names of the decoder's layers in order: the members of the outermost list with most parameters.
+
+    Args:
+        model: what holds them.
+        ran: names of the modules that ran; an encoder of images does not run on text alone.
+    """
     best, names = 0, ()
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or re.search(r"\.\d+\.", f".{name}."):
+            continue
+        if not any(f"{name}.{number}" in ran for number in range(len(module))):
             continue
         size = sum(parameter.numel() for parameter in module.parameters())
         if size > best:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pruner.discovery.families import Family
 from pruner.discovery.operation import States
 from pruner.discovery.recording import Event, Interrupted, ModuleCall, record
+from pruner.discovery.rules import FILLS
 from pruner.discovery.rules.views import MOVES, SAME
 from pruner.discovery.solving import Ints
 from pruner.groups import Count, Group
@@ -32,8 +33,11 @@ from pruner.slicing import (
 )
 
 MOST_ROUNDS = 6
-NOT_COMPARED = MOVES | SAME | {"copy", "lift_fresh", "zeros", "empty", "full", "ones", "arange", "new_zeros"}
+NOT_COMPARED = SAME | FILLS | {"copy", "expand", "arange"}
 """Operators that may come or go with memory layout and change no number."""
+
+VIEWS = frozenset({"_unsafe_view", "_reshape_alias", "reshape"})
+"""What a view may be called, as memory layout has it."""
 
 IDENTIFIERS = ("_id", "_idx", "_index", "vocab_size", "num_hidden_layers")
 """Ends of names of numbers that tell one thing from another, or count something else."""
@@ -107,16 +111,22 @@ def next_count(
     return best
 
 
-Foretold = list[tuple[str, tuple[int, ...], tuple[float, ...], str]]
-"""For every operator: its name, the shape of its first output, its scalars, its place."""
+Shape = tuple[int | None, ...]
+"""None along an axis of which the labels do not say the size."""
+
+Foreseen = tuple[str, Shape, tuple[float, ...], str]
+"""An operator's name, the shape of its first output, its scalars, its place."""
+
+Foretold = list[Foreseen]
+"""What every operator must do."""
 
 
 def foretell(probe: Probe) -> Foretold:
     """What the cut layer must do."""
     return [
         (
-            event.name,
-            shape_after(probe, event.outputs[0]),
+            name_of(event),
+            shape_after(probe, event),
             scalars(event),
             event.place,
         )
@@ -130,12 +140,21 @@ def compared(event: Event) -> bool:
     return event.name not in NOT_COMPARED and not event.place.startswith("slicing.py")
 
 
-def shape_after(probe: Probe, tensor: Tensor) -> tuple[int, ...]:
-    """A tensor's shape once the units are gone, by its labels."""
-    sizes = list(tensor.shape)
+def name_of(event: Event) -> str:
+    """An operator's name, the same for all that only read a tensor in another shape."""
+    return "view" if event.name in VIEWS else event.name
+
+
+def shape_after(probe: Probe, event: Event) -> Shape:
+    """The shape of what an operator gives once the units are gone, by its labels.
+
+    Where elements only move, axes from which nothing falls may have been repeated, and may change.
+    """
+    tensor = event.outputs[0]
+    sizes: list[int | None] = [None] * tensor.dim() if event.name in MOVES else list(tensor.shape)
     for dim, labels in probe.states.of(tensor).axes().items():
-        gone = np.any([probe.family.fallen(each, probe.units) for each in labels], axis=0)
-        sizes[dim] -= int(gone.sum())
+        gone = int(np.any([probe.family.fallen(each, probe.units) for each in labels], axis=0).sum())
+        sizes[dim] = tensor.size(dim) - gone if gone else sizes[dim]
     return tuple(sizes)
 
 
@@ -160,17 +179,48 @@ def run(probe: Probe, group: Group, counts: tuple[Count, ...], foretold: Foretol
 
 
 def compare(events: Sequence[Event], foretold: Foretold, failure: Exception | None) -> tuple[int, str | None]:
-    """How many operators ran until one was not as foretold, and which that was."""
-    ran = [(number, event) for number, event in enumerate(events) if compared(event)]
-    for (number, event), (name, shape, floats, place) in zip(ran, foretold):
-        now = tuple(event.outputs[0].shape)
-        if (event.name, now, scalars(event)) != (name, shape, floats):
-            return number, f"{name} at {place} gives {now} where {shape} is foretold"
+    """How much of what is foretold came to pass, and what did not.
+
+    Operators that only move elements may be left out: heads are not repeated once there are enough.
+    """
+    done = 0
+    for event in filter(compared, events):
+        found = next((n for n in may_be_next(foretold, done) if as_foretold(event, foretold[n])), None)
+        if found is None:
+            return done, unlike(event, foretold, done)
+        done = found + 1
     if failure is not None:
-        return len(events), f"after the cut: {failure}"
-    if len(ran) != len(foretold):
-        return len(events), "the layer takes another path after the cut"
-    return len(events), None
+        return done, f"after the cut: {failure}"
+    if any(name not in MOVES for name, *_ in foretold[done:]):
+        return done, "the layer takes another path after the cut"
+    return len(foretold), None
+
+
+def may_be_next(foretold: Foretold, done: int) -> Iterator[int]:
+    """The places in what is foretold that may come next."""
+    for number in range(done, len(foretold)):
+        yield number
+        if foretold[number][0] not in MOVES:
+            return
+
+
+def as_foretold(event: Event, foretold: Foreseen) -> bool:
+    """Whether an operator did what was foretold."""
+    name, shape, floats, _ = foretold
+    return (name_of(event), scalars(event)) == (name, floats) and fits(event.outputs[0].shape, shape)
+
+
+def unlike(event: Event, foretold: Foretold, done: int) -> str:
+    """What was foretold in place of an event."""
+    if done == len(foretold):
+        return "the layer takes another path after the cut"
+    name, shape, _, place = foretold[done]
+    return f"{name} at {place} gives {tuple(event.outputs[0].shape)} where {shape} is foretold"
+
+
+def fits(shape: Sequence[int], foretold: Shape) -> bool:
+    """Whether a shape is as foretold."""
+    return len(shape) == len(foretold) and all(b is None or a == b for a, b in zip(shape, foretold))
 
 
 @contextmanager
