@@ -105,7 +105,7 @@ def believe_own_weights(modules: Iterable[nn.Module]) -> None:
         elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
             believe_channels(module)
         elif type(module).__name__ == "Conv1D":
-            module.nx, module.nf = weight.shape
+            vars(module).update(nx=weight.shape[0], nf=weight.shape[1])
 
 
 def believe_channels(module: nn.Conv1d | nn.Conv2d) -> None:

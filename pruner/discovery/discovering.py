@@ -17,12 +17,13 @@ from pruner.discovery.arguments import (
 )
 from pruner.discovery.constraints import Constraints
 from pruner.discovery.families import Family, families_of
+from pruner.discovery.foretelling import Probe
 from pruner.discovery.kinds import headed_places, is_query, kind_of, stream_of
 from pruner.discovery.labels import State
 from pruner.discovery.layers import decoder_layers, layer_of, owner_of
 from pruner.discovery.norms import find_norms
 from pruner.discovery.operation import States
-from pruner.discovery.probing import Probe, find_counts
+from pruner.discovery.probing import find_counts
 from pruner.discovery.recording import Interrupted, ModuleCall, Recording, record
 from pruner.discovery.solving import solve
 from pruner.discovery.structure import Refusal, Structure

@@ -80,7 +80,7 @@ def families_of(constraints: Constraints, solution: Solution) -> list[Family]:
         if owned.indptr[rows[0] + 1] == owned.indptr[rows[0]]:
             continue
         pieces = pieces_of(constraints, owned, axis_of, rows)
-        classes = np.unique(falls[rows].indices)
+        classes = np.unique(falls[rows].indices).astype(np.int64)
         marks = marks_on(constraints, solution, classes, [kinds[k] for k in np.flatnonzero(seen[rows[0]])])
         factor = bool(solution.factors[primitive[rows[0]]])
         found.append(Family(mark_reads(pieces, read), factor, marks, falls[rows], solution.class_of))

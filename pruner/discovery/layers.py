@@ -15,7 +15,8 @@ def decoder_layers(model: nn.Module, ran: Collection[str]) -> tuple[str, ...]:
         model: what holds them.
         ran: names of the modules that ran; an encoder of images does not run on text alone.
     """
-    best, names = 0, ()
+    best = 0
+    names: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or re.search(r"\.\d+\.", f".{name}."):
             continue

@@ -38,9 +38,8 @@ def write_back(operation: Operation, view: Tensor, state: State) -> None:
     if base is None or not state.facets:
         return
     start = base.storage_offset()
-    size = (
-        start + 1 + sum((n - 1) * step for n, step in zip(base.shape, base.stride())) if base.numel() else 0
-    )
+    steps = sum((n - 1) * step for n, step in zip(base.shape, base.stride()))
+    size = int(start + 1 + steps) if base.numel() else 0
     places = torch.arange(size)
     seen = places.as_strided(view.shape, view.stride(), view.storage_offset()).reshape(-1)
     whole = places.as_strided(base.shape, base.stride(), start)

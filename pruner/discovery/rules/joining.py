@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from pruner.discovery.labels import Facet, Labels, State, facets_of, spread
+from pruner.discovery.labels import Facet, Labels, Origin, State, facets_of, spread
 from pruner.discovery.operation import Operation
 
 
@@ -44,7 +44,7 @@ def joined(operation: Operation, parts: Sequence[tuple[Sequence[int], State]], d
         labels = np.concatenate([nth(state, dim, number, shape[dim]) for shape, state in parts])
         along += operation.constraints.factorise(spread((dim, labels), operation.outputs[0].shape))
     origins = {state.origin for _, state in parts}
-    origin = "data" if "data" in origins else "uniform" if origins == {"uniform"} else "constant"
+    origin: Origin = "data" if "data" in origins else "uniform" if origins == {"uniform"} else "constant"
     return State((*facets_of(beside), *along), origin)
 
 
