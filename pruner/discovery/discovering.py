@@ -65,7 +65,7 @@ def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Struc
     """
     trace = follow(model, inputs or token_inputs())
     groups: list[Group] = []
-    refused: list[Refusal] = []
+    refused = spanning(trace)
     for family, group in named(trace):
         completed = complete(trace, family, group)
         if isinstance(completed, Group):
@@ -129,6 +129,22 @@ def named(trace: Trace) -> list[tuple[Family, Group]]:
         taken.add(name)
         groups.append((family, group_of(family, kind, name, layer_of(owner, trace.layers))))
     return groups
+
+
+def spanning(trace: Trace) -> list[Refusal]:
+    """Heads of no single layer: several share a table of positions, or they lie outside the layers."""
+    found = []
+    for family in trace.families:
+        names = [piece.axis.name for piece in family.pieces if SEPARATOR not in piece.axis.name]
+        if (
+            not {"batch", "reads"} <= family.marks.keys()
+            or layer_of(owner_of(names), trace.layers) is not None
+        ):
+            continue
+        tied = any(layer_of(name, trace.layers) is not None for name in names)
+        what = f"{names[0]} ties the heads of several layers" if tied else "the heads lie outside the layers"
+        found.append(Refusal(owner_of(names), f"{what} {trace.layers[0]}, ..."))
+    return found
 
 
 def group_of(family: Family, kind: Kind, name: str, layer: int | None) -> Group:
