@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -45,6 +46,9 @@ def quieten() -> None:
     for room in ("pruner", "lit_modules", "slurm"):
         logging.getLogger(room).setLevel(logging.INFO)
         logging.getLogger(room).addHandler(handler)
+    warnings.simplefilter("ignore", FutureWarning)
+    for chatter in (".*srun.* command is available", ".*LeafSpec", ".*weights_only.* was not set"):
+        warnings.filterwarnings("ignore", message=chatter)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DS_ACCELERATOR_LOG_LEVEL", "error")
