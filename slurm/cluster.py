@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+UNREACHABLE = ("DNS SRV lookup failed", "Unable to contact slurm controller", "Connection refused")
+"""What SLURM's commands say where no controller answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueuedJob:
@@ -25,13 +28,18 @@ def command(*words: str) -> str:
     """What a SLURM command prints.
 
     Raises:
-        ValueError: SLURM refused; or is not installed here.
+        ValueError: SLURM refused; or no controller answers; or it is not installed here.
     """
     if shutil.which(words[0]) is None:
-        raise ValueError(f"{words[0]} is not on the PATH: submit from a node of the cluster that has SLURM")
+        raise ValueError(f"no {words[0]} on the PATH: run this on a node of the cluster that has SLURM")
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     if ran.returncode:
         said = ran.stderr.strip() or f"exit status {ran.returncode}"
+        if any(phrase in said for phrase in UNREACHABLE):
+            raise ValueError(
+                f"no SLURM controller answers here ({words[0]} asked): run this on a login node of the "
+                "cluster, or point SLURM_CONF to its slurm.conf"
+            )
         raise ValueError(f"{words[0]} refused: {said}{allowed() if words[0] == 'sbatch' else ''}")
     return ran.stdout or ran.stderr
 

@@ -3,7 +3,7 @@
 import csv
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from slurm.attempts import Attempt, Progress, progress_of, read_attempts
 from slurm.cluster import QueuedJob, cancel_jobs, queued
 from slurm.folder import JobFolder
 from slurm.settings import STAGES
+from slurm.sweeps import runs_of
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,14 @@ class RunStatus:
 
 
 def status(run_dir: Path) -> RunStatus:
-    """How far the run in `run_dir` is; raises ValueError if there is none."""
+    """How far the run or the sweep in `run_dir` is; raises ValueError if there is none."""
     run, folder = RunFolder(run_dir.resolve()), JobFolder(run_dir.resolve())
     if not run.root.is_dir():
         raise ValueError(f"no run folder {run.root}; submit one: llm-prune submit --config FILE")
     ids = {stage: str(known["job"]) for stage, known in folder.read_ids().items()}
     try:
-        there = {job.job: job for job in queued(ids.values()) if job.comment == str(run.root)}
+        jobs = [job for job in queued(ids.values()) if job.comment == str(run.root)]
+        there = {job.job.partition("_")[0]: job for job in jobs}
     except ValueError as error:
         log.warning("%s", error)
         there = {}
@@ -112,6 +114,9 @@ def last_loss(run: RunFolder) -> float | None:
 def describe(known: RunStatus) -> Iterator[str]:
     """Yield the status, line by line, for people."""
     of = f" of {known.num_steps}" if known.num_steps else ""
+    if runs := runs_of(known.run_dir):
+        yield from describe_sweep(known, runs)
+        return
     yield f"{known.run_dir}: {known.stage}, step {known.progress.step}{of} saved"
     if known.stage == "recover" and known.left is not None:
         yield f"  about {known.left} left when it last said so"
@@ -122,6 +127,17 @@ def describe(known: RunStatus) -> Iterator[str]:
         for attempt in known.attempts:
             if attempt.stage == stage:
                 yield f"             {describe_attempt(attempt)}"
+
+
+def describe_sweep(known: RunStatus, runs: Sequence[Path]) -> Iterator[str]:
+    """Yield a line for every run of a sweep, then one for each of the arrays that still have tasks."""
+    reached = {run: progress_of(RunFolder(run)) for run in runs}
+    complete = sum("report" in each.complete for each in reached.values())
+    yield f"{known.run_dir}: a sweep of {len(runs)} runs, {complete} complete"
+    for run, progress in reached.items():
+        yield f"  {run.name}: {progress}"
+    for stage, job in known.jobs.items():
+        yield f"  {stage:<8} job {job.job.partition('_')[0]} {job.state.lower()} {job.reason}"
 
 
 def describe_stage(known: RunStatus, stage: str) -> str:
@@ -144,9 +160,13 @@ def describe_attempt(attempt: Attempt) -> str:
 
 
 def cancel(run_dir: Path) -> list[str]:
-    """End the run's jobs, the last stage's first; returns their ids. What is saved stays."""
-    jobs = status(run_dir).jobs
-    ids = [jobs[stage].job for stage in reversed(STAGES) if stage in jobs]
+    """End the jobs of a run or a sweep, the last stage's first; returns their ids. What is saved stays."""
+    folder = JobFolder(run_dir.resolve())
+    if not folder.run.is_dir():
+        raise ValueError(f"no run folder {folder.run}; submit one: llm-prune submit --config FILE")
+    known = {stage: str(entry["job"]) for stage, entry in folder.read_ids().items()}
+    there = {job.job.partition("_")[0] for job in queued(known.values()) if job.comment == str(folder.run)}
+    ids = [known[stage] for stage in (*reversed(STAGES), "sweep") if known.get(stage) in there]
     if ids:
         cancel_jobs(ids)
     return ids

@@ -1,6 +1,7 @@
 """Submission: the stages of a run as a chain of jobs, each after the one before is complete."""
 
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,16 @@ from slurm.attempts import is_done
 from slurm.cluster import queued, submit_job, try_job
 from slurm.configuration import Arguments, parse_arguments, read_configuration, run_folder_of, slurm_settings
 from slurm.folder import JobFolder
+from slurm.pace import too_short
 from slurm.scripts import render
 from slurm.settings import STAGES, Resources, Site, Slurm, sbatch_options
 from slurm.sweeps import TASKS, tasks_of
 
+log = logging.getLogger(__name__)
+
 PROJECT = Path(__file__).resolve().parent.parent
+EVERY_STEPS = 100
+"""From one checkpoint to the next, where a configuration does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,9 @@ class StageJob:
     job: str
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.text}"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -39,6 +48,7 @@ class Run:
     site: Site
     arguments: Arguments
     sweep: tuple[str, ...] = ()
+    every_steps: int = EVERY_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,8 @@ def submit(
         ValueError: the configuration or SLURM does not allow it, or another submission is under way.
     """
     run = read_run(words, sweep)
+    if warning := too_short(run.folder, run.slurm, run.every_steps):
+        log.warning("%s", warning)
     tried = [try_stage(run, stage) for stage in STAGES]
     if dry_run:
         return tried
@@ -92,7 +104,8 @@ def read_run(words: Sequence[str], sweep: Sequence[str] = ()) -> Run:
     root = run_folder_of(configuration, Path.cwd())
     others = tuple(each for each in arguments.overrides if not each.startswith("--run_dir="))
     absolute = Arguments(arguments.configs, (*others, f"--run_dir={root}"))
-    return Run(JobFolder(root), slurm, site, absolute, tuple(sweep))
+    every = (configuration.get("checkpointing") or {}).get("every_steps", EVERY_STEPS)
+    return Run(JobFolder(root), slurm, site, absolute, tuple(sweep), int(every))
 
 
 def live_jobs(folder: JobFolder) -> dict[str, str]:

@@ -35,6 +35,14 @@ def tasks_of(words: Sequence[str], sweep: Sequence[str], root: Path) -> list[lis
     ]
 
 
+def runs_of(root: Path) -> list[Path]:
+    """The run folders of the sweep at `root`, in the order of its tasks; none if it is no sweep."""
+    tasks = root / "jobs" / TASKS
+    if not tasks.exists():
+        return []
+    return [Path(words[-1].removeprefix("--run_dir=")) for words in json.loads(tasks.read_text())]
+
+
 def arguments_of_task(words: Sequence[str], task: str | None) -> list[str]:
     """The words of one task of a job array, from the file that lists them; of another job, as they are."""
     if task is None or len(words) != 1 or not words[0].endswith(".json"):

@@ -157,9 +157,18 @@ def test_a_sweep_is_one_run_for_every_combination(cluster, stand_in):
     assert cluster.wait(jobs["sweep"].job) in ("COMPLETED", "FAILED")
     runs = sorted(path.parent.name for path in stand_in.root.glob("*/DONE"))
     assert runs == ["ratio=0.1,seed=1", "ratio=0.1,seed=2", "ratio=0.2,seed=1", "ratio=0.2,seed=2"]
+    assert "a sweep of 4 runs, 4 complete" in str(status(stand_in.root))
     assert {
         job.what for job in stand_in.submit(sweep=["pruner.ratio=0.1,0.2", "model.seed=1,2"]).values()
     } == {
         "complete",
         "submitted",
     }
+
+
+def test_cancel_ends_every_run_of_a_sweep(cluster, stand_in):
+    jobs = stand_in.submit("--fake.pace=1", sweep=["pruner.ratio=0.1,0.2"])
+    cluster.until(lambda: list(stand_in.root.glob("*/trace")), "a run begins")
+    assert set(cancel(stand_in.root)) == {job.job for job in jobs.values()}
+    cluster.until(lambda: count_jobs() == 0, "the queue is empty")
+    assert "a sweep of 2 runs, 0 complete" in str(status(stand_in.root))
