@@ -109,15 +109,13 @@ def evaluate(args: list[str]) -> int:
 def export(args: list[str]) -> int:
     """Write a model folder in another format."""
 
-    def run(
-        model: str, output: str, format: Literal["hf", "padded", "gguf"] = "hf", verify: bool = True
-    ) -> None:
+    def run(model: str, output: str, format: Literal["hf", "padded"] = "hf", verify: bool = True) -> None:
         """Write a model folder in another format and load it back to compare.
 
         Args:
             model: the folder to read.
             output: the folder or file to write; must not exist.
-            format: hf (a folder for transformers), padded (dense shapes, zeros where something went), gguf.
+            format: hf (a folder for transformers), padded (dense shapes, zeros where something went).
             verify: load the result in a fresh process and compare logits and greedy text.
         """
         from pruner.export import export_model

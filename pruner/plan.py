@@ -104,7 +104,8 @@ class PruningPlan:
             bad = [unit for unit in share.kept if not 0 <= unit < group.num_units]
             if bad or sorted(set(share.kept)) != list(share.kept):
                 raise ValueError(
-                    f"group {name!r}: kept units must ascend within 0..{group.num_units - 1}, got {bad[:3] or 'disorder'}"
+                    f"group {name!r}: kept units must ascend within 0..{group.num_units - 1}, "
+                    f"got {bad[:3] or 'disorder'}"
                 )
         if self.model["fingerprint"] != fingerprint:
             raise ValueError(

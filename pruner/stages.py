@@ -62,6 +62,8 @@ def check_stage(
     if settings.plan is not None:
         PruningPlan.load(settings.plan)
     elif settings.criterion not in NEED_NO_TEXT:
+        if settings.calibration.path is None:
+            raise ValueError(f"criterion {settings.criterion} needs text: set pruner.calibration.path")
         read_records(settings.calibration.path, settings.calibration.split)
 
 
