@@ -1,6 +1,6 @@
 """SmolLM2-135M pruned by a fifth with LLM-Pruner's protocol, recovered on Alpaca: the table before/after.
 
-    python benchmarks/end_to_end.py [--data ../shared/data] [--steps 60] [any option of `llm-prune fit`]
+    python benchmarks/end_to_end.py [--data ../shared/data] [--steps 80] [any option of `llm-prune fit`]
 
 Calibrates on 10 × 64 tokens of C4, recovers by LoRA on Alpaca records, reports perplexity on WikiText-2's
 test split, which neither saw. Writes benchmarks/results/end_to_end.json with the command that made it.
@@ -21,7 +21,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/end-to-end"))
     options, overrides = parser.parse_known_args()
     for needed in (
