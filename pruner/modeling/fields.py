@@ -16,7 +16,10 @@ Place = tuple[str, str, int]
 Sizes = Mapping[Place, int]
 
 OUTSIDE = -1
-NEVER_WIDTHS = ("_token_id", "_token_ids", "vocab_size", "max_position_embeddings", "num_hidden_layers")
+NEVER_WIDTHS = (
+    *("_token_id", "_token_ids", "vocab_size", "max_position_embeddings", "num_hidden_layers"),
+    "head_dim",  # heads go whole: half as many heads, not heads of half the width
+)
 
 
 def changed_fields(

@@ -29,6 +29,7 @@ SMALL = {
     "pad_token_id": 0,
 }
 GROUPED = {**SMALL, "num_key_value_heads": 3}
+HALVABLE = {**SMALL, "num_key_value_heads": 6, "head_dim": 8}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -181,6 +182,17 @@ def test_transformers_4_57_computes_the_same_or_refuses(case, fresh_in_4_57):
 def test_equal_layers_are_saved_as_a_stock_class(name, cases, fresh):
     assert fresh[f"{name}-equal"]["class"] == STOCK[name]
     assert not list(saved(cases, f"{name}-equal").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "starcoder2"])
+def test_half_of_the_heads_are_fewer_heads_and_not_narrower_ones(name, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_config(type(MODELS[name])(**HALVABLE))
+    groups = [group for group in discover(model).groups if group.kind in ("mlp", "attention")]
+    remove(model, groups, {group.name: range(group.num_units // 2) for group in groups})
+    save_model(model, None, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["architectures"] == [STOCK[name]]
+    assert (config["num_attention_heads"], config["intermediate_size"]) == (3, 40)
 
 
 def test_a_head_count_that_llama_refuses_is_saved_as_mistral(tmp_path):
