@@ -57,4 +57,9 @@ def places_of(family: Family) -> frozenset[Place]:
 
 def is_query(family: Family, others: Iterable[Family]) -> bool:
     """Whether an attention family cuts part of what another does: query heads within key-value groups."""
-    return any(places_of(family) < places_of(other) for other in others)
+    return any(places_of(family) <= places_of(other) and extent(family) < extent(other) for other in others)
+
+
+def extent(family: Family) -> int:
+    """How many indices a family cuts, over all its axes: a fused projection's are all on one."""
+    return sum(piece.index.size for piece in family.pieces)

@@ -65,16 +65,23 @@ def next_count(
     progress: int,
     candidates: Sequence[Count],
 ) -> tuple[tuple[Count, ...], int, str | None] | None:
-    """The counts with the one more that gets the layer furthest, how far, and what happens then."""
+    """The counts with those more that get the layer furthest, how far, and what happens then.
+
+    One more, or two at once where no one does: sizes of a split must change together to sum to the whole.
+    """
     taken = {(count.module, count.attribute) for count in chosen}
     best = None
-    for in_config in (False, True):
-        for count in candidates:
-            if count.attribute.startswith("config.") != in_config or (count.module, count.attribute) in taken:
-                continue
-            reached, trouble = run(probe, group, (*chosen, count), foretold)
+    for together, in_config in ((1, False), (1, True), (2, False)):
+        free = [
+            count
+            for count in candidates
+            if count.attribute.startswith("config.") == in_config
+            and (count.module, count.attribute) not in taken
+        ]
+        for more in itertools.combinations(free, together):
+            reached, trouble = run(probe, group, (*chosen, *more), foretold)
             if reached > progress:
-                progress, best = reached, ((*chosen, count), reached, trouble)
+                progress, best = reached, ((*chosen, *more), reached, trouble)
             if trouble is None:
                 return best
         if best is not None:
