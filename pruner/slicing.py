@@ -179,6 +179,12 @@ def take_arguments(
     return args, taken
 
 
+def take_as_given(module: nn.Module) -> None:
+    """Let a module be called with arguments as they were recorded: cut already, where it keeps a part."""
+    for attribute, (dim, _, *indices) in kept_lists(module):
+        setattr(module, attribute, [dim, len(indices), *range(len(indices))])
+
+
 def kept_lists(module: nn.Module) -> list[tuple[str, list[int]]]:
     """The attributes that say which indices of an argument a module keeps."""
     return [(key, value) for key, value in vars(module).items() if key.startswith(KEPT_OF)]

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from pruner.discovery.events import Interrupted
 from pruner.discovery.families import Family
 from pruner.discovery.foretelling import Foretold, Probe, compare, foretell
-from pruner.discovery.recording import Interrupted, record
+from pruner.discovery.recording import record
 from pruner.discovery.solving import Ints
 from pruner.groups import Count, Group, Kept
 from pruner.slicing import (
@@ -28,6 +29,7 @@ from pruner.slicing import (
     set_counts,
     slice_argument,
     slice_tensors,
+    take_as_given,
 )
 
 MOST_ROUNDS = 6
@@ -112,6 +114,7 @@ def cut(twin: nn.Module, group: Group, kept: Kept, layer: str) -> Iterator[None]
     tensors = [
         (t, t.data) for module in modules for t in itertools.chain(module.parameters(), module.buffers())
     ]
+    take_as_given(twin.get_submodule(layer))
     slice_tensors(twin, lost_indices([group], kept))
     set_counts(twin, lost_counts([group], kept))
     believe_own_weights(modules)
