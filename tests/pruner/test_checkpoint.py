@@ -1,5 +1,6 @@
 """The law of a checkpoint: the saved model is the one in memory, wherever it is loaded."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from pruner.checkpoint import load_model, load_tokenizer, save_model
 from pruner.discovery import discover
-from pruner.surgery import remove
+from pruner.surgery import remove, zero
 
 FRESH = Path(__file__).with_name("fresh_process.py")
 OLD = Path(".venv-457")
@@ -252,10 +253,16 @@ def test_a_static_cache_has_each_layers_own_size(cases):
     assert torch.equal(static, model.generate(input_ids, **options))
 
 
-def test_a_pruned_model_can_be_pruned_and_saved_again(cases, tmp_path):
-    model = load_model(saved(cases, "qwen2-layers"))
-    groups = discover(model).groups
-    remove(model, groups, {group.name: range(40) for group in groups if group.kind == "mlp"})
+@pytest.mark.parametrize("name", ["qwen2", "bloom", "phi3", "mixtral"])
+def test_a_pruned_model_can_be_pruned_and_saved_again(name, cases, tmp_path):
+    model = load_model(saved(cases, f"{name}-layers"))
+    groups = [group for group in discover(model).groups if group.kind in ("mlp", "attention")]
+    assert {(group.kind, group.layer) for group in groups} >= {("mlp", 2), ("attention", 1)}
+    kept = {group.name: range(0, group.num_units, 2) for group in groups}
+    zeroed = copy.deepcopy(model)
+    zero(zeroed, groups, kept)
+    remove(model, groups, kept)
+    assert_same_logits(model, zeroed)
     save_model(model, None, tmp_path / "model")
     assert_same_logits(load_model(tmp_path / "model"), model)
 
