@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pruner.modeling.aside import check_replaceable, written_aside
+from pruner.modeling.baichuan import as_llama_config, is_baichuan, load_as_llama
 from pruner.modeling.compatible import widen
 from pruner.modeling.from_gguf import load_gguf_model, load_gguf_tokenizer, require_gguf
 from pruner.modeling.per_layer import is_ours
 from pruner.modeling.saving import save_weights
-from pruner.modeling.source import locate
+from pruner.modeling.source import Source, files_of, locate
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,8 @@ def load_model(
     trust_remote_code = trust_remote_code or is_ours(Path(source.name))
     config = load_config(name_or_path, trust_remote_code=trust_remote_code)
     check_generates(config, name_or_path)
+    if is_baichuan(config_values(source, name_or_path)):
+        return load_as_llama(files_of(source), config, dtype).eval()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source.name,
@@ -90,6 +93,9 @@ def load_config(name_or_path: str | Path, *, trust_remote_code: bool = False) ->
     if source.gguf_file:
         require_gguf()
     trust_remote_code = trust_remote_code or is_ours(Path(source.name))
+    values = config_values(source, name_or_path)
+    if is_baichuan(values):
+        return as_llama_config(values)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source.name, trust_remote_code=trust_remote_code, gguf_file=source.gguf_file
@@ -97,6 +103,19 @@ def load_config(name_or_path: str | Path, *, trust_remote_code: bool = False) ->
     except OSError as error:
         raise ValueError(unreadable(name_or_path, error)) from error
     return config
+
+
+def config_values(source: Source, name_or_path: str | Path) -> dict[str, Any]:
+    """What config.json says; nothing of a GGUF file."""
+    from transformers import PreTrainedConfig
+
+    if source.gguf_file:
+        return {}
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(source.name)
+    except OSError as error:
+        raise ValueError(unreadable(name_or_path, error)) from error
+    return dict(values)
 
 
 def check_generates(config: PreTrainedConfig, name_or_path: str | Path) -> None:

@@ -48,6 +48,15 @@ def locate(name_or_path: str) -> Source:
     return Source(name_or_path)
 
 
+def files_of(source: Source) -> Path:
+    """The folder with a model's configuration and safetensors, fetched first if it is on the hub."""
+    if Path(source.name).is_dir():
+        return Path(source.name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source.name, allow_patterns=["*.json", "*.safetensors"]))
+
+
 def file_source(path: Path) -> Source:
     """A GGUF file as a source; raises ValueError if it is missing or of another kind."""
     if path.suffix != ".gguf":
