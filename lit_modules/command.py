@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from lit_modules.callbacks.checkpointing import Checkpointing, latest_checkpoint
+from lit_modules.callbacks.checkpointing import Checkpointing
 from lit_modules.callbacks.export import Export
 from lit_modules.callbacks.interruption import EXIT_CODE, Interrupted, Interruption
 from lit_modules.callbacks.progress import Progress
@@ -23,6 +23,7 @@ from lit_modules.callbacks.throughput import Throughput
 from lit_modules.instruction_data import InstructionData
 from lit_modules.progress import bar
 from lit_modules.recovery import Recovery
+from lit_modules.strategies import register_strategies
 from pruner.evaluation.models import Evaluation, evaluate_models
 from pruner.evaluation.models import check as check_evaluation
 from pruner.evaluation.summary import terminal_table
@@ -64,6 +65,7 @@ class RunCommand(LightningCLI):
 
     def __init__(self, args: list[str], name: str) -> None:
         self.name = name
+        register_strategies()
         for chatty in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         super().__init__(
@@ -124,11 +126,11 @@ class RunCommand(LightningCLI):
 
     def callbacks(self) -> list[Callback]:
         """What makes Lightning's fit the recovery stage of the path, in the order it is asked."""
-        checkpointing = Checkpointing(self.run_folder.checkpoints, **self.config_init.checkpointing)
+        self.checkpointing = Checkpointing(self.run_folder.checkpoints, **self.config_init.checkpointing)
         return [
             Pruning(self.config_init.pruner, self.run_folder, track=bar),
-            checkpointing,
-            Interruption(checkpointing),
+            self.checkpointing,
+            Interruption(self.checkpointing),
             Throughput(),
             Progress(),
             Export(self.run_folder),
@@ -145,7 +147,7 @@ class RunCommand(LightningCLI):
                 self.trainer.fit(
                     self.model,
                     self.datamodule,
-                    ckpt_path=latest_checkpoint(run.checkpoints),
+                    ckpt_path=self.checkpointing.resume_from,
                     weights_only=True,
                 )
             except Interrupted as interrupted:

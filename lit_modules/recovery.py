@@ -96,8 +96,17 @@ class Recovery(LightningModule):
         return self.model_name_or_path, self.trust_remote_code
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Name -> value of all that is trained, on the CPU of rank 0; all ranks call this."""
-        return {name: gathered(value).cpu() for name, value in self.named_parameters() if value.requires_grad}
+        """Name -> value of all that is trained, on the CPU of rank 0, fp32 if it was trained so.
+
+        All ranks call this; the others collect one parameter at a time and keep none.
+        """
+        weights = {}
+        for name, value in self.named_parameters():
+            if value.requires_grad:
+                whole = gathered(value)
+                if self.trainer.is_global_zero:
+                    weights[name] = whole.cpu()
+        return weights
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -159,17 +168,28 @@ class Recovery(LightningModule):
     ) -> None:
         """Clip as asked; drop a step whose gradient is not finite, which leaves all state as it was.
 
+        DeepSpeed, whose gradients are parted, does both itself.
+        """
+        if hasattr(self.trainer.strategy, "deepspeed_engine"):
+            return
+        finite = math.isfinite(float(global_norm(self.parameters())))
+        if finite:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+        self.count_step(finite=finite)
+
+    def count_step(self, *, finite: bool) -> None:
+        """Take note of a step that was made or, for its non-finite gradient, dropped on all ranks.
+
         Raises:
             ValueError: `max_skipped_steps` in a row were dropped.
         """
-        norm = float(global_norm(self.parameters()))
-        if math.isfinite(norm):
+        if finite:
             self.num_skipped = 0
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        optimizer.zero_grad(set_to_none=True)
         self.num_skipped += 1
-        log.warning("step %d skipped: its gradient norm is %s", self.global_step, norm)
+        log.warning("step %d skipped: its gradient is not finite", self.global_step)
         if self.num_skipped >= self.max_skipped_steps:
             raise ValueError(
                 f"{self.num_skipped} steps in a row had a non-finite gradient; lower model.learning_rate, "
@@ -182,11 +202,19 @@ class Recovery(LightningModule):
         return {
             "pruned": done_record(self.pruned_folder) if self.pruned_folder else self.model_name_or_path,
             "lora": self.lora.described() if self.lora else None,
+            "optimizer": {
+                "learning_rate": self.learning_rate,
+                "weight_decay": self.weight_decay,
+                "betas": list(self.betas),
+                "warmup_steps": self.warmup_steps,
+                "schedule": self.schedule,
+            },
             "trained": {name: list(shape) for name, shape in self._trained_shapes().items()},
         }
 
     def _trained_shapes(self) -> dict[str, torch.Size]:
-        return {name: value.shape for name, value in self.named_parameters() if value.requires_grad}
+        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        return {name: getattr(value, "ds_shape", value.shape) for name, value in trained.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out: they lie in the pruned folder."""
@@ -207,9 +235,13 @@ class Recovery(LightningModule):
             raise ValueError(
                 "the checkpoint is of another recovery (there -> here): " + "; ".join(differing[:5])
             )
-        missing = sorted(set(self._trained_shapes()) - set(checkpoint.get("state_dict", {})))
-        if missing:
-            raise ValueError(f"the checkpoint lacks {len(missing)} trained weights, first {missing[0]}")
+        sharded = hasattr(self.trainer.strategy, "deepspeed_engine")  # which looks for every weight itself
+        missing = sorted(set(self._trained_shapes()) - set(checkpoint["state_dict"]))
+        if missing and not sharded:
+            raise ValueError(
+                f"the checkpoint lacks {len(missing)} trained weights, first {missing[0]}; if it was written "
+                "under DeepSpeed, take the run's former trainer.strategy back"
+            )
         self.num_skipped = saved["num_skipped"]
 
 
@@ -223,13 +255,13 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def gathered(parameter: nn.Parameter) -> Tensor:
-    """A copy of the whole parameter, collected from all ranks where ZeRO-3 has parted it."""
-    if not hasattr(parameter, "ds_id"):
+    """A copy of the whole parameter; under ZeRO the fp32 one, collected from all ranks."""
+    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
         return parameter.detach().clone()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
 
-    with GatheredParameters([parameter]):
-        return parameter.detach().clone()
+    whole: Tensor = safe_get_full_fp32_param(parameter).detach().clone()
+    return whole
 
 
 def global_norm(parameters: Any) -> Tensor:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,23 @@ def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def complete(side: Path, record: dict[str, Any]) -> None:
-    """Vouch for all files in `side` (`X.tmp`), flush everything to disk, and rename it to `X`."""
-    files = {
-        str(file.relative_to(side)): {"size": file.stat().st_size, "sha256": file_hash(file)}
-        for file in sorted(side.rglob("*"))
-        if file.is_file()
-    }
-    for name in files:
-        _flush(side / name)
+Files = dict[str, dict[str, Any]]
+Gather = Callable[[Any], list[Any]]
+"""One value from every rank -> all of them, on every rank."""
+
+
+def sealed(files: Iterable[Path], side: Path) -> Files:
+    """Flush files to disk; their names within `side`, sizes and hashes, for the manifest."""
+    record = {}
+    for file in files:
+        _flush(file)
+        name = str(file.relative_to(side))
+        record[name] = {"size": file.stat().st_size, "sha256": file_hash(file)}
+    return record
+
+
+def complete(side: Path, record: dict[str, Any], files: Files) -> None:
+    """Vouch for `files` in `side` (`X.tmp`), flush, and rename it to `X`."""
     (side / MANIFEST).write_text(json.dumps({**record, "files": files}, indent=1))
     _flush(side / MANIFEST)
     _flush(side)
@@ -71,8 +79,16 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{checkpoint} has no readable {MANIFEST}: {error}") from error
 
 
-def flaws(checkpoint: Path) -> Iterator[str]:
-    """Yield how the files differ from what the manifest vouches for; nothing if they hold."""
+def alone(value: Any) -> list[Any]:
+    """The `Gather` of a single process."""
+    return [value]
+
+
+def flaws(checkpoint: Path, rank: int = 0, world_size: int = 1) -> Iterator[str]:
+    """Yield how the files differ from what the manifest vouches for; nothing if they hold.
+
+    Of several ranks each reads its share of the files.
+    """
     try:
         files = read_manifest(checkpoint)["files"]
     except (ValueError, KeyError) as error:
@@ -81,28 +97,32 @@ def flaws(checkpoint: Path) -> Iterator[str]:
     present = {str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*") if file.is_file()}
     for name in sorted(present - set(files) - {MANIFEST}):
         yield f"{name} is not in the manifest"
-    for name, known in files.items():
-        file = checkpoint / name
+    for name in sorted(files)[rank::world_size]:
+        file, known = checkpoint / name, files[name]
         if not file.is_file():
             yield f"{name} is missing"
         elif file.stat().st_size != known["size"] or file_hash(file) != known["sha256"]:
             yield f"{name} has another content than was written"
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(
+    folder: Path, rank: int = 0, world_size: int = 1, gather: Gather = alone
+) -> Path | None:
     """The state to resume from: the newest checkpoint whose files all hold; None if there is none.
 
-    A damaged one is passed over, and the log says so.
+    A damaged one is passed over, and the log says so. All ranks call this, each reads its share of the
+    files, and all return the same.
 
     Raises:
-        ValueError: there are checkpoints, and all are damaged.
+        ValueError: there are checkpoints, and all are damaged; on every rank.
     """
-    found = newest_first(folder)
-    for checkpoint in found:
-        wrong = list(flaws(checkpoint))
+    found: list[str] = gather([path.name for path in newest_first(folder)])[0]
+    for name in found:
+        wrong = [flaw for each in gather(list(flaws(folder / name, rank, world_size))) for flaw in each]
         if not wrong:
-            return checkpoint / STATE
-        log.warning("%s is damaged (%s); trying the one before", checkpoint, "; ".join(wrong[:3]))
+            return folder / name / STATE
+        said = "; ".join(sorted(set(wrong))[:3])
+        log.warning("%s is damaged (%s); trying the one before", folder / name, said)
     if found:
         raise ValueError(
             f"every checkpoint in {folder} is damaged; remove the folder to start the recovery anew"

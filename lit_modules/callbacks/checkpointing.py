@@ -3,27 +3,37 @@
 import logging
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lit_modules.callbacks.checkpoint_folder import (
     SIDE,
     STATE,
+    Files,
     complete,
     latest_checkpoint,
+    newest_first,
     remove_old,
+    sealed,
     step_folder,
 )
 from lit_modules.callbacks.random_state import random_state, restore_random_state
-
-__all__ = ["Checkpointing", "at_step_boundary", "latest_checkpoint"]
+from lit_modules.shards import shard_file
+from lit_modules.strategies import DeepSpeed
 
 log = logging.getLogger(__name__)
+
+NOT_WRITTEN = (OSError, RuntimeError, SafetensorError)
+"""What a full disk raises, from Python, torch and safetensors."""
 
 
 def at_step_boundary(trainer: Trainer) -> bool:
@@ -50,16 +60,38 @@ class Checkpointing(Callback):
         self.folder = folder
         self.every_steps = every_steps
         self.keep = keep
-        self._saved_step: int | None = None
+        self.saved_step: int | None = None
         self._random: dict[str, Tensor] | None = None
+
+    @property
+    def resume_from(self) -> Path | None:
+        """For `Trainer.fit`: the folder of checkpoints, or None while there is none.
+
+        Which one it is gets decided when all ranks are up, so that they decide together.
+        """
+        return self.folder if newest_first(self.folder) else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have `resume_from` understood when Lightning comes to load it.
+
+        Raises:
+            ValueError: the strategy is Lightning's DeepSpeed, whose checkpoints are pickles.
+        """
+        strategy = trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, DeepSpeed):
+            raise ValueError(
+                f"trainer.strategy {type(strategy).__name__} saves pickles; write deepspeed_stage_1, 2 or 3, "
+                "or the class path lit_modules.strategies.DeepSpeed, which takes the same options"
+            )
+        strategy.checkpoint_io = CheckpointFolders(trainer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Read this rank's random state; it is set when the first batch starts, not before."""
-        self._saved_step = checkpoint["global_step"]
-        file = Path(str(trainer.ckpt_path)).parent / random_file(trainer.global_rank)
-        self._random = load_file(file) if file.exists() else fresh_random_state(trainer, self._saved_step)
+        self.saved_step = checkpoint["global_step"]
+        file = Path(checkpoint["folder"]) / random_file(trainer.global_rank)
+        self._random = load_file(file) if file.exists() else fresh_random_state(trainer, self.saved_step)
         recount_batches(trainer, checkpoint)
 
     def on_save_checkpoint(
@@ -89,26 +121,95 @@ class Checkpointing(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write the state of the step that just ended, unless it is written; all ranks call this."""
+        """Write the state of the step that just ended, unless it is written; all ranks call this.
+
+        Where any rank cannot write, none counts it as saved: the checkpoint before stays the newest.
+        """
         step = trainer.global_step
-        if step == self._saved_step:
+        if step == self.saved_step:
             return
         start = time.perf_counter()
-        final = step_folder(self.folder, step)
-        side = final.with_name(final.name + SIDE)
+        side = step_folder(self.folder, step).with_suffix(SIDE)
         if trainer.is_global_zero:
             shutil.rmtree(side, ignore_errors=True)
-            side.mkdir(parents=True)
+            with suppress(OSError):  # what is written next will say that it cannot
+                side.mkdir(parents=True)
         trainer.strategy.barrier("checkpoint folder")
-        trainer.save_checkpoint(side / STATE)
-        save_file(random_state(), side / random_file(trainer.global_rank))
-        trainer.strategy.barrier("checkpoint written")
-        if trainer.is_global_zero:
-            complete(side, {"step": step, "world_size": trainer.world_size})
-            remove_old(self.folder, self.keep)
-        trainer.strategy.barrier("checkpoint complete")
-        self._saved_step = step
+        outcomes = gathered(trainer, self._written(trainer, side))
+        failures = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if not failures and trainer.is_global_zero:
+            files = {name: file for outcome in outcomes for name, file in outcome.items()}
+            failures = self._completed(side, {"step": step, "world_size": trainer.world_size}, files)
+        failures = gathered(trainer, failures)[0]
+        if failures:
+            self._give_up(trainer, side, failures[0])
+            return
+        self.saved_step = step
         log.debug("saved step %d in %.2f s", step, time.perf_counter() - start)
+
+    def _written(self, trainer: Trainer, side: Path) -> Files | str:
+        """Write what is this rank's; the files, or why it could not."""
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        mine = [side / random_file(trainer.global_rank)]
+        try:
+            save_file(random_state(), mine[0])
+            trainer.strategy.save_checkpoint(checkpoint, side / STATE)
+            mine += [side / STATE] if trainer.is_global_zero else []
+            shard = shard_file(side, trainer.global_rank)
+            mine += [shard] if shard.exists() else []
+            return sealed(mine, side)
+        except NOT_WRITTEN as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _completed(self, side: Path, record: dict[str, Any], files: Files) -> list[str]:
+        try:
+            complete(side, record, files)
+        except OSError as error:
+            return [str(error)]
+        remove_old(self.folder, self.keep)
+        return []
+
+    def _give_up(self, trainer: Trainer, side: Path, failure: str) -> None:
+        if trainer.is_global_zero:
+            shutil.rmtree(side, ignore_errors=True)
+            newest = next((path.name for path in newest_first(self.folder)), "none")
+            log.warning(
+                "cannot save step %d (%s); the newest checkpoint stays %s",
+                trainer.global_step,
+                failure,
+                newest,
+            )
+
+
+class CheckpointFolders(TorchCheckpointIO):
+    """Lightning's files, opened without running anything that lies in them; knows folders of checkpoints."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a state, or the newest that holds of a folder of checkpoints; adds the `folder` it lies in."""
+        state = Path(path)
+        if state.is_dir():
+            trainer = self.trainer
+            newest = latest_checkpoint(
+                state, trainer.global_rank, trainer.world_size, lambda value: gathered(trainer, value)
+            )
+            assert newest is not None, f"{state} was not empty"
+            state = newest
+        checkpoint = super().load_checkpoint(state, map_location or torch.device("cpu"), weights_only=True)
+        return {**checkpoint, "folder": str(state.parent)}
+
+
+def gathered(trainer: Trainer, value: Any) -> list[Any]:
+    """One value from every rank, on every rank."""
+    if trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def count_epoch_as_begun(trainer: Trainer) -> None:

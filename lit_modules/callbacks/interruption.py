@@ -20,12 +20,14 @@ class Interruption(Callback):
     """Stops a run so that its next start continues it, whichever rank the signal reached.
 
     Handlers only raise a flag: a collective call inside one can meet another rank in another call, and
-    both wait for ever. They are installed in `on_train_start`, after Lightning's own.
+    both wait for ever. They are installed in `on_train_start`, after Lightning's own. It leaves from the
+    hook that follows the step, whichever comes, for Lightning logs a step after its last hook.
     """
 
     def __init__(self, checkpointing: Checkpointing) -> None:
         self.checkpointing = checkpointing
         self.flagged = False
+        self._leaving = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,16 +41,31 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimizer step: if any rank was signalled, all save and leave.
-
-        Raises:
-            Interrupted: after the save.
-        """
-        if not at_step_boundary(trainer):
-            return
-        if trainer.strategy.reduce_boolean_decision(self.flagged, all=False):
+        """After an optimizer step: if any rank was signalled, all save, and leave once it is logged."""
+        if at_step_boundary(trainer) and trainer.strategy.reduce_boolean_decision(self.flagged, all=False):
             self.checkpointing.save(trainer)
-            raise Interrupted(f"stopped by a signal after step {trainer.global_step}, which is saved")
+            self._leaving = True
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave, if that was agreed on."""
+        self._leave(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave, if that was agreed on."""
+        self._leave(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave, if that was agreed on."""
+        self._leave(trainer)
+
+    def _leave(self, trainer: Trainer) -> None:
+        if self._leaving:
+            raise Interrupted(
+                f"stopped by a signal after step {trainer.global_step}; the newest checkpoint is of step "
+                f"{self.checkpointing.saved_step}"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back, before Lightning does."""

@@ -107,11 +107,11 @@ def fit(stories, make_data, tmp_path):
             "accumulate_grad_batches": 2,
             "val_check_interval": 4,
             "enable_progress_bar": False,
+            "logger": False,
         }
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
-            logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
             callbacks=[recorder, checkpointing, *extra],

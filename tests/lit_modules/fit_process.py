@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lit_modules.adapters import LoRA
-from lit_modules.callbacks.checkpointing import Checkpointing, latest_checkpoint
+from lit_modules.callbacks.checkpointing import Checkpointing
 from lit_modules.callbacks.interruption import EXIT_CODE, Interrupted, Interruption
 from lit_modules.instruction_data import InstructionData
 from lit_modules.recovery import Recovery
+from lit_modules.strategies import register_strategies
 
 
 class Diary(Callback):
@@ -39,6 +40,7 @@ class Diary(Callback):
 
 def main(settings):
     torch.set_num_threads(1)
+    register_strategies()
     seed_everything(7, verbose=False)
     folder = Path(settings["folder"])
     checkpointing = Checkpointing(folder / "checkpoints", every_steps=settings.get("every_steps", 2))
@@ -56,11 +58,12 @@ def main(settings):
     module = Recovery(settings["model"], lora=lora, learning_rate=1e-2, warmup_steps=2)
     data = InstructionData(model_name_or_path=settings["model"], **settings["data"])
     try:
-        trainer.fit(module, data, ckpt_path=latest_checkpoint(folder / "checkpoints"), weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpointing.resume_from, weights_only=True)
     except Interrupted:
         return EXIT_CODE
+    weights = module.trained_weights()
     if trainer.is_global_zero:
-        torch.save(module.trained_weights(), folder / "weights.pt")
+        torch.save(weights, folder / "weights.pt")
     return 0
 
 

@@ -14,6 +14,7 @@ from lit_modules.callbacks.checkpoint_folder import (
     newest_first,
     read_manifest,
     remove_old,
+    sealed,
     step_folder,
 )
 
@@ -23,7 +24,8 @@ def write(folder, step, content=b"weights"):
     (side / "shards").mkdir(parents=True)
     (side / STATE).write_bytes(content)
     (side / "shards/0.bin").write_bytes(b"shard")
-    complete(side, {"step": step, "world_size": 2})
+    files = sealed([side / STATE, side / "shards/0.bin"], side)
+    complete(side, {"step": step, "world_size": 2}, files)
 
 
 def test_a_completed_folder_holds_and_says_what_it_is(tmp_path):
@@ -67,6 +69,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_log_says_so(tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         assert latest_checkpoint(tmp_path) == step_folder(tmp_path, 3) / STATE
     assert "step-00000004 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("file", [STATE, "shards/0.bin"])
+def test_several_ranks_read_each_file_once_between_them(tmp_path, file):
+    write(tmp_path, 3)
+    flip(step_folder(tmp_path, 3) / file)
+    found = [list(flaws(step_folder(tmp_path, 3), rank, 3)) for rank in range(3)]
+    assert sorted(map(len, found)) == [0, 0, 1]
+
+
+def test_what_one_rank_finds_damaged_all_pass_over(tmp_path):
+    write(tmp_path, 3)
+    write(tmp_path, 4)
+    others = {0: [["step-00000004", "step-00000003"]], 1: [["another rank's shard is missing"]], 2: [[]]}
+    calls = iter(range(3))
+    chosen = latest_checkpoint(tmp_path, 0, 2, lambda mine: [mine, *others[next(calls)]])
+    assert chosen == step_folder(tmp_path, 3) / STATE
 
 
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path):

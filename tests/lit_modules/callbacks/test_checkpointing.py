@@ -1,7 +1,13 @@
 """A resumed run continues bit for bit, from whichever step it was killed at."""
 
+import logging
+import re
+import resource
+
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from lit_modules.adapters import LoRA
 from lit_modules.callbacks.checkpoint_folder import latest_checkpoint, newest_first
@@ -75,6 +81,55 @@ def test_the_newest_two_are_kept_and_the_last_step_is_one(fit, tmp_path):
     kept = [folder.name for folder in newest_first(tmp_path / "run/checkpoints")]
     last = seen[-1][0]
     assert kept == [f"step-{last:08d}", f"step-{(last - 1) // 2 * 2:08d}"]
+
+
+class FullDisk(Callback):
+    """Lets no file grow beyond some bytes while the optimizer steps of `during` are made and saved."""
+
+    def __init__(self, during):
+        self.during = during
+        self.unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        full = trainer.global_step + 1 in self.during
+        soft = 20_000 if full else self.unlimited[0]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, self.unlimited[1]))
+
+    def on_train_end(self, trainer, pl_module):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.unlimited)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(fit, tmp_path, caplog):
+    _, whole = fit("whole")
+    with caplog.at_level(logging.WARNING):
+        _, seen = fit("full", callbacks=[FullDisk({4, 6})], stop_at=13)
+    assert "cannot save step 4" in caplog.text
+    assert re.search("the newest checkpoint stays step-00000002", caplog.text)
+    assert [folder.name for folder in (tmp_path / "full/checkpoints").iterdir()] == ["step-00000002"]
+    _, rest = fit("full", ckpt_path=tmp_path / "full/checkpoints")
+    assert seen[:4] + rest == whole
+
+
+def test_resume_takes_the_newest_of_the_folder_that_holds_and_says_what_it_passed_over(fit, tmp_path, caplog):
+    _, whole = fit("whole")
+    fit("run", stop_at=13)
+    checkpoints = tmp_path / "run/checkpoints"
+    newest = checkpoints / "step-00000006/state.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING):
+        _, rest = fit("run", ckpt_path=Checkpointing(checkpoints).resume_from)
+    assert "step-00000006 is damaged (state.ckpt has another content than was written)" in caplog.text
+    assert rest == whole[8:]
+
+
+def test_with_nothing_saved_there_is_nothing_to_resume_from(tmp_path):
+    assert Checkpointing(tmp_path / "absent").resume_from is None
+
+
+def test_lightnings_own_deepspeed_which_saves_pickles_is_refused(tmp_path, stories):
+    trainer = Trainer(accelerator="cpu", devices=1, strategy=DeepSpeedStrategy(), logger=False)
+    with pytest.raises(ValueError, match="saves pickles; write deepspeed_stage_1"):
+        Checkpointing(tmp_path).setup(trainer, Recovery(stories), "fit")
 
 
 def test_keeping_one_checkpoint_is_refused(tmp_path):

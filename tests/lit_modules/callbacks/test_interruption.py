@@ -1,10 +1,12 @@
 """A signal stops the run at the next step's boundary, saved; its next start continues it."""
 
+import csv
 import os
 import signal
 
 import pytest
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 
 from lit_modules.callbacks.checkpoint_folder import latest_checkpoint
 from lit_modules.callbacks.interruption import Interrupted, Interruption
@@ -38,6 +40,15 @@ def test_an_interrupted_run_continues_without_losing_or_repeating_a_step(fit, tm
         fit(callbacks=[SendAt(signal.SIGUSR1, 5), Interruption], every_steps=100)
     _, rest = fit(ckpt_path=latest_checkpoint(tmp_path / "run/checkpoints"), callbacks=[Interruption])
     assert rest == whole[6:]
+
+
+def test_the_loss_of_the_step_that_was_signalled_is_logged(fit, tmp_path):
+    logger = CSVLogger(tmp_path, name="logs", version="")
+    with pytest.raises(Interrupted):
+        fit(callbacks=[SendAt(signal.SIGUSR1, 5), Interruption], logger=logger, log_every_n_steps=1)
+    with (tmp_path / "logs/metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["loss"]]
+    assert steps == [0, 1, 2]
 
 
 def test_the_signals_are_given_back(fit):
