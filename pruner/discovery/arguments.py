@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from pruner.discovery.constraints import Mark
+from pruner.discovery.events import ModuleCall, Recording
 from pruner.discovery.families import Family
 from pruner.discovery.labels import State
 from pruner.discovery.operation import States
 from pruner.discovery.propagation import propagate
-from pruner.discovery.recording import ModuleCall, Recording
 from pruner.groups import ArgumentSlice
 
 SEPARATOR = ":"

@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from pruner.discovery.arguments import (
-    SEPARATOR,
-    argument_slices,
-    constants_in_the_way,
-    propagate_with_arguments,
-)
-from pruner.discovery.constraints import Constraints
-from pruner.discovery.families import Family, families_of
+from pruner.discovery.arguments import SEPARATOR, argument_slices
+from pruner.discovery.carrying import carried, carried_refusals, spoken_for
+from pruner.discovery.events import ModuleCall, Recording
+from pruner.discovery.families import Family
+from pruner.discovery.following import Trace, follow
 from pruner.discovery.foretelling import Probe
 from pruner.discovery.kinds import headed_places, is_query, kind_of, stream_of
-from pruner.discovery.labels import State
-from pruner.discovery.layers import decoder_layers, layer_of, owner_of
+from pruner.discovery.layers import layer_of, owner_of
 from pruner.discovery.norms import find_norms
-from pruner.discovery.operation import States
 from pruner.discovery.probing import find_counts
-from pruner.discovery.recording import Interrupted, ModuleCall, Recording, record
-from pruner.discovery.solving import solve
 from pruner.discovery.structure import Refusal, Structure
-from pruner.discovery.twin import meta_twin, token_inputs
-from pruner.discovery.values import Values
+from pruner.discovery.twin import token_inputs
 from pruner.groups import Group, Kind, Slice
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
-    """The model followed once.
-
-    Attributes:
-        twin: its copy on the meta device.
-        recording: what ran.
-        states: the labels of every tensor.
-        families: the units that were found.
-        layers: names of the decoder layers.
-    """
-
-    twin: nn.Module
-    recording: Recording
-    states: States
-    families: list[Family]
-    layers: tuple[str, ...]
 
 
 def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Structure:
@@ -66,45 +39,19 @@ def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Struc
     trace = follow(model, inputs or token_inputs())
     groups: list[Group] = []
     refused = spanning(trace)
+    spoken = spoken_for(trace.kinds)
     for family, group in named(trace):
+        if group.layer is not None and trace.layers[group.layer] in spoken:
+            continue
         completed = complete(trace, family, group)
         if isinstance(completed, Group):
             groups.append(completed)
         else:
             refused.append(Refusal(group.name, completed))
+    groups += carried(groups, trace.kinds, trace.layers)
+    refused += carried_refusals(refused, trace.kinds)
     groups.sort(key=lambda group: -1 if group.layer is None else group.layer)
     return Structure(tuple(groups), trace.layers, tuple(refused))
-
-
-def follow(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
-    """Record, propagate, solve."""
-    twin, constants = meta_twin(model)
-    values = Values()
-    for tensor, value in constants:
-        values.learn(tensor, value)
-    try:
-        recording = record(twin, (), {**inputs, "use_cache": False}, values)
-    except Interrupted as interruption:
-        raise interruption.error from None
-    layers = decoder_layers(twin, {call.name for call in recording.calls})
-    constraints, states = labelled(twin, recording, values, layers, set())
-    in_the_way = constants_in_the_way(recording, constraints.marks, layers)
-    if in_the_way:
-        constraints, states = labelled(twin, recording, values, layers, in_the_way)
-    families = families_of(constraints, solve(constraints))
-    return Trace(twin, recording, states, families, layers)
-
-
-def labelled(
-    twin: nn.Module, recording: Recording, values: Values, layers: tuple[str, ...], arguments: set[int]
-) -> tuple[Constraints, States]:
-    """Follow the labels through a recording, with atoms for some of the layers' arguments."""
-    constraints = Constraints()
-    states = States(twin, constraints, values)
-    for tensor in recording.inputs:
-        states.set(tensor, State())
-    propagate_with_arguments(recording, states, layers, arguments)
-    return constraints, states
 
 
 def named(trace: Trace) -> list[tuple[Family, Group]]:

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from pruner.discovery.constraints import Axis, Constraints, Mark, MarkKind
-from pruner.discovery.labels import Labels
 from pruner.discovery.solving import Bools, Ints, Solution, axis_atoms
 
 
@@ -51,11 +50,11 @@ class Family:
         """How many units there are."""
         return int(self.falls.shape[0])
 
-    def fallen(self, labels: Labels, units: Ints) -> Bools:
-        """(size,) which indices of an axis with these labels fall with the units."""
-        gone = np.asarray(self.falls[units].sum(axis=0)).reshape(-1) > 0
+    def falling(self, units: Ints) -> Bools:
+        """(num_classes,) which classes fall with the units."""
+        gone: Bools = np.asarray(self.falls[units].sum(axis=0)).reshape(-1) > 0
         gone[self.class_of[0]] = False
-        return gone[self.class_of[labels]]
+        return gone
 
 
 def families_of(constraints: Constraints, solution: Solution) -> list[Family]:
@@ -84,7 +83,13 @@ def families_of(constraints: Constraints, solution: Solution) -> list[Family]:
         marks = marks_on(constraints, solution, classes, [kinds[k] for k in np.flatnonzero(seen[rows[0]])])
         factor = bool(solution.factors[primitive[rows[0]]])
         found.append(Family(mark_reads(pieces, read), factor, marks, falls[rows], solution.class_of))
-    return sorted(found, key=lambda family: (family.pieces[0].axis.first, int(family.pieces[0].index.min())))
+    return sorted(found, key=order_of)
+
+
+def order_of(family: Family) -> tuple[int, int, int]:
+    """Where a family comes among others: by its first axis, its first index there, its fewest units."""
+    first = family.pieces[0]
+    return (first.axis.first, int(first.index.min()), family.num_units)
 
 
 def primitive_classes(constraints: Constraints, solution: Solution) -> Ints:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from pruner.discovery.events import Event, ModuleCall
 from pruner.discovery.families import Family
 from pruner.discovery.operation import States
-from pruner.discovery.recording import Event, ModuleCall
 from pruner.discovery.rules import FILLS
 from pruner.discovery.rules.views import MOVES, SAME
-from pruner.discovery.solving import Ints
+from pruner.discovery.solving import Bools, Ints
 
 NOT_COMPARED = SAME | FILLS | {"copy", "expand", "arange"}
 """Operators that may come or go with memory layout and change no number."""
@@ -54,13 +54,9 @@ class Probe:
 
 def foretell(probe: Probe) -> Foretold:
     """What the cut layer must do."""
+    falling = probe.family.falling(probe.units)[probe.family.class_of]
     return [
-        (
-            name_of(event),
-            shape_after(probe, event),
-            scalars(event),
-            event.place,
-        )
+        (name_of(event), shape_after(probe, event, falling), scalars(event), event.place)
         for event in probe.events
         if compared(event)
     ]
@@ -76,15 +72,15 @@ def name_of(event: Event) -> str:
     return "view" if event.name in VIEWS else event.name
 
 
-def shape_after(probe: Probe, event: Event) -> Shape:
-    """The shape of what an operator gives once the units are gone, by its labels.
+def shape_after(probe: Probe, event: Event, falling: Bools) -> Shape:
+    """The shape of what an operator gives once the atoms that are `falling` are gone, by its labels.
 
     Where elements only move, axes from which nothing falls may have been repeated, and may change.
     """
     tensor = event.outputs[0]
     sizes: list[int | None] = [None] * tensor.dim() if event.name in MOVES else list(tensor.shape)
     for dim, labels in probe.states.of(tensor).axes().items():
-        gone = int(np.any([probe.family.fallen(each, probe.units) for each in labels], axis=0).sum())
+        gone = int(np.any([falling[each] for each in labels], axis=0).sum())
         sizes[dim] = tensor.size(dim) - gone if gone else sizes[dim]
     return tuple(sizes)
 

@@ -8,19 +8,20 @@ from collections.abc import Collection, Iterable, Sequence
 from torch import nn
 
 
-def decoder_layers(model: nn.Module, ran: Collection[str]) -> tuple[str, ...]:
+def decoder_layers(model: nn.Module, ran: Collection[str] | None = None) -> tuple[str, ...]:
     """Names of the decoder's layers in order: the members of the outermost list with most parameters.
 
     Args:
         model: what holds them.
-        ran: names of the modules that ran; an encoder of images does not run on text alone.
+        ran: names of the modules that ran, None if that is not known; an encoder of images does not run
+            on text alone.
     """
     best = 0
     names: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or re.search(r"\.\d+\.", f".{name}."):
             continue
-        if not any(f"{name}.{number}" in ran for number in range(len(module))):
+        if ran is not None and not any(f"{name}.{number}" in ran for number in range(len(module))):
             continue
         size = sum(parameter.numel() for parameter in module.parameters())
         if size > best:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pruner.discovery.constraints import Mark
+from pruner.discovery.events import ModuleCall
 from pruner.discovery.families import Family
 from pruner.discovery.operation import States
 from pruner.discovery.probing import units_along
-from pruner.discovery.recording import ModuleCall
 from pruner.discovery.solving import Ints
 from pruner.groups import Norm
 from pruner.slicing import rescale_norm

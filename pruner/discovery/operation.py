@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruner.discovery.constraints import Constraints
+from pruner.discovery.events import Event
 from pruner.discovery.labels import CONSTANT, Axes, Labels, State
 from pruner.discovery.matching import match
-from pruner.discovery.recording import Event
 from pruner.discovery.values import Values
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from pruner.discovery.events import Event
 from pruner.discovery.labels import Facet, State, by_axis, facets_of, spread
 from pruner.discovery.operation import Operation, States
-from pruner.discovery.recording import Event
 from pruner.discovery.rules import rule_for
 
 

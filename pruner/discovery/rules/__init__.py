@@ -1,8 +1,8 @@
 """One rule for every family of ATen operators, in a table keyed by the operator's name.
 
 A rule takes an `Operation` and returns one `State` for every output; on its way it tells the constraints
-which atoms meet. An operator without a rule whose output has the broadcast shape of its inputs is taken to
-be elementwise; any other freezes what it touches.
+which atoms meet. An operator without a rule that torch says is elementwise is followed as such; any other
+freezes what it touches, whatever its shapes suggest.
 """
 
 from collections.abc import Callable
@@ -78,6 +78,9 @@ VALUES_ONLY = frozenset(
     ]
 )
 
+ELEMENTWISE = frozenset(["masked_fill", "polar", "floor_divide", "log_sigmoid_forward"])
+"""Elementwise operators that torch does not tag as such."""
+
 RULES: dict[str, Rule] = {
     **views.RULES,
     **joining.RULES,
@@ -124,7 +127,10 @@ def copied(operation: Operation) -> list[State]:
 
 
 def is_elementwise(operation: Operation) -> bool:
-    """Whether the output has the shape to which the inputs broadcast."""
+    """Whether the operator is elementwise, and its output has the shape to which the inputs broadcast."""
+    event = operation.event
+    if torch.Tag.pointwise not in event.function.tags and event.name not in ELEMENTWISE:
+        return False
     try:
         shape = torch.broadcast_shapes(*[tensor.shape for tensor in operation.event.tensors])
     except RuntimeError:
