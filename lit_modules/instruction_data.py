@@ -1,31 +1,26 @@
 """Instruction records for recovery: tokenised once, split by hash, sampled from a saved position."""
 
-import hashlib
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from lit_modules.collation import PaddedBatch
-from lit_modules.encoding import Encoder
-from lit_modules.progress import bar
+from lit_modules.bundling import Batching, Bundling, alone, by_length, packed
+from lit_modules.collation import Collate
 from lit_modules.sampling import Loader, Order, Pick, Share, held_out_picks, training_picks
-from lit_modules.self_answers import SelfAnswers, answered_prompts
-from lit_modules.templates import load_template
-from lit_modules.token_cache import Examples, open_examples, write_examples
+from lit_modules.self_answers import SelfAnswers
+from lit_modules.sources import Source, Tokenising, weighted, weights_of
+from lit_modules.token_cache import Examples, open_examples
 from pruner.checkpoint import load_tokenizer
-from pruner.records import Record, read_records
 from pruner.run_folder import differences
 
 UNASKED = SelfAnswers()
-
-log = logging.getLogger(__name__)
 
 
 class InstructionData(LightningDataModule):
@@ -33,11 +28,13 @@ class InstructionData(LightningDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: str | dict[str, float],
         model_name_or_path: str,
         template: str = "alpaca",
         max_length: int = 256,
         batch_size: int = 4,
+        batching: Batching = "padded",
+        pack_length: int | None = None,
         validation_share: float = 0.02,
         num_workers: int = 1,
         seed: int = 0,
@@ -49,12 +46,17 @@ class InstructionData(LightningDataModule):
         """Check what can be checked without reading anything.
 
         Args:
-            path: JSON, JSONL or Parquet file, hub name, or `self`: the dense model's own answers.
+            path: JSON, JSONL or Parquet file, hub name, alpaca, lamini, or `self`: the dense model's own
+                answers; or several of them with how often each is seen in a pass, e.g.
+                {alpaca: 2, lamini: 0.5}.
             model_name_or_path: the dense model, for its tokenizer and, with `self`, its answers.
             template: alpaca, chat (the tokenizer's own), a file, or a text with {instruction}, {input}
                 and {response}.
             max_length: tokens per example; longer responses are cut, longer prompts left out.
-            batch_size: examples per forward pass and process.
+            batch_size: rows per forward pass and process; a packed row holds several examples.
+            batching: padded (each to the longest beside it), by_length (likewise, beside others of its
+                length), or packed (several in a row of `pack_length`, each attending to itself alone).
+            pack_length: tokens of a packed row; null: max_length.
             validation_share: share of the examples held out, chosen by a hash of their text.
             num_workers: processes that collate batches.
             seed: of the order of the examples.
@@ -70,20 +72,27 @@ class InstructionData(LightningDataModule):
             raise ValueError(
                 f"data.batch_size and max_length must be positive, got {batch_size}, {max_length}"
             )
-        if path == "self":
-            answers.check()
-        else:
-            read_records(path, split)
+        self.pack_length = pack_length or max_length
+        if batching not in get_args(Batching) or self.pack_length < max_length:
+            raise ValueError(
+                "data.batching must be padded, by_length or packed, with pack_length no less than max_length "
+                f"{max_length}; got {batching}, {pack_length}"
+            )
+        self.weights = weights_of(path)
+        self.sources = [
+            Source(name, split, answers, model_name_or_path, trust_remote_code) for name in self.weights
+        ]
+        for source in self.sources:
+            source.check()
         self.path = path
         self.model_name_or_path = model_name_or_path
         self.template = template
         self.max_length = max_length
         self.batch_size = batch_size
+        self.batching = batching
         self.validation_share = validation_share
         self.num_workers = num_workers
         self.seed = seed
-        self.split = split
-        self.answers = answers
         self.cache_dir = Path(cache_dir).expanduser()
         self.trust_remote_code = trust_remote_code
         self.position = 0
@@ -94,87 +103,77 @@ class InstructionData(LightningDataModule):
         return load_tokenizer(self.model_name_or_path, trust_remote_code=self.trust_remote_code)
 
     @cached_property
-    def cache(self) -> Path:
-        """The folder of the tokenised examples, named by everything they depend on."""
-        described = [self._source_digest, tokenizer_digest(self.tokenizer), self._words, str(self.max_length)]
-        return self.cache_dir / f"examples-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}"
+    def tokenising(self) -> Tokenising:
+        """What turns records into examples."""
+        return Tokenising(self.tokenizer, self.template, self.max_length, self.cache_dir)
 
     @cached_property
-    def _source_digest(self) -> str:
-        if self.path == "self":
-            return self.answers.digest(self.model_name_or_path)
-        return file_digest(self.path) if Path(self.path).exists() else f"{self.path}[{self.split}]"
-
-    @cached_property
-    def _words(self) -> str:
-        return Path(self.template).read_text() if Path(self.template).is_file() else self.template
+    def caches(self) -> list[Path]:
+        """The folders of the tokenised examples, one for each source."""
+        return [self.tokenising.folder(source) for source in self.sources]
 
     def prepare_data(self) -> None:
-        """Build the cache unless it is there; one process of every node comes here."""
-        if self.cache.is_dir():
-            return
-        encoder = Encoder(self.tokenizer, load_template(self.template, self.tokenizer), self.max_length)
-        encoder.check()
-        described = {"path": self.path, "template": self.template, "max_length": self.max_length}
-        write_examples(self.cache, encoder(bar(self._records(), "tokenising")), described)
-        log.info("tokenised %d examples of %s into %s", len(open_examples(self.cache)), self.path, self.cache)
-
-    def _records(self) -> Iterator[Record]:
-        if self.path != "self":
-            return read_records(self.path, self.split)
-        return answered_prompts(
-            self.answers,
-            self.model_name_or_path,
-            self.cache_dir,
-            trust_remote_code=self.trust_remote_code,
-            track=bar,
-        )
+        """Build the caches that are not there; one process of every node comes here."""
+        for source, folder in zip(self.sources, self.caches, strict=True):
+            if not folder.is_dir():
+                self.tokenising.build(source, folder)
 
     def setup(self, stage: str) -> None:
-        """Open the cache and part it into what is learned and what is held out."""
-        self.examples: Examples = open_examples(self.cache)
+        """Open the caches and part them into what is learned and what is held out."""
+        self.examples: Examples = open_examples(self.caches)
         held_out = self.examples.digests.astype(np.float64) / 2**64 < self.validation_share
-        self.training_rows = np.flatnonzero(~held_out)
         self.held_out_rows = np.flatnonzero(held_out)
+        self.training_rows = self._weighted(~held_out)
         if not len(self.training_rows):
             raise ValueError(f"all {len(self.examples)} examples are held out; lower data.validation_share")
         counts = self.examples.lengths - self.examples.num_prompts
         self.targets: NDArray[np.int32] = counts[self.training_rows]
-        self.order = Order(len(self.training_rows), self.seed)
+        self.order = Order(self._bundling(self.training_rows), self.seed)
+
+    def _weighted(self, learned: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Rows of the examples to be learned, each as often as its source's weight says."""
+        bounds = pairwise(self.examples.bounds)
+        parts = [np.flatnonzero(learned[start:end]) + start for start, end in bounds]
+        pairs = zip(parts, self.weights.values(), strict=True)
+        return np.concatenate([weighted(rows, self.examples.digests, weight) for rows, weight in pairs])
+
+    def _bundling(self, rows: NDArray[np.int64]) -> Bundling:
+        lengths = self.examples.lengths[rows]
+        if self.batching == "packed":
+            return packed(lengths, self.pack_length)
+        return by_length(lengths, self.batch_size) if self.batching == "by_length" else alone(len(rows))
 
     @property
     def share(self) -> Share:
         """This process's part of an optimizer step."""
         trainer = self.trainer
         assert trainer is not None
-        return Share(
-            self.batch_size, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank
-        )
+        bundles = 1 if self.batching == "by_length" else self.batch_size
+        return Share(bundles, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank)
 
     def train_dataloader(self) -> Loader:
         """One pass's batches, a whole number of optimizer steps; what is left opens the next pass."""
         share = self.share
-        length = max(1, len(self.training_rows) // share.step_rows) * share.accumulation
+        length = max(1, len(self.order.bundling) // share.step_size) * share.accumulation
         return self._loader(self._training_picks, length, self.training_rows)
 
     def _training_picks(self) -> Iterator[Pick]:
         return training_picks(self.order, self.targets, self.share, self.position)
 
     def val_dataloader(self) -> Loader | list[Any]:
-        """The held-out examples, in order."""
-        share = self.share
-        length = -(-len(self.held_out_rows) // (share.batch_size * share.world_size))
+        """The held-out examples, each once."""
+        share, bundling = self.share, self._bundling(self.held_out_rows)
+        length = -(-len(bundling) // (share.batch_size * share.world_size))
         if not length:
             return []
-        return self._loader(
-            lambda: held_out_picks(len(self.held_out_rows), share), length, self.held_out_rows
-        )
+        return self._loader(lambda: held_out_picks(bundling, share), length, self.held_out_rows)
 
-    def _loader(self, picks: Any, length: int, subset: NDArray[np.int64]) -> Loader:
+    def _loader(self, picks: Callable[[], Iterator[Pick]], length: int, subset: NDArray[np.int64]) -> Loader:
         trainer = self.trainer
         assert trainer is not None
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        return Loader(picks, length, PaddedBatch(self.examples, subset), self.num_workers, pin_memory=on_gpu)
+        collate = Collate(self.examples, subset, self.pack_length if self.batching == "packed" else None)
+        return Loader(picks, length, collate, self.num_workers, pin_memory=on_gpu)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Remember how far training has come: by the batch that is trained on, not the one prefetched."""
@@ -185,10 +184,13 @@ class InstructionData(LightningDataModule):
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for a position to mean the same."""
+        sizes = {"packed": self.pack_length, "by_length": self.batch_size, "padded": 1}
         return {
-            "examples": self.cache.name,
+            "examples": [folder.name for folder in self.caches],
+            "weights": list(self.weights.values()),
             "seed": self.seed,
             "training_rows": len(self.training_rows),
+            "batching": f"{self.batching} {sizes[self.batching]}",
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,20 +205,3 @@ class InstructionData(LightningDataModule):
                 "the checkpoint was written with other data (there -> here): " + "; ".join(differing)
             )
         self.position = state_dict["position"]
-
-
-def file_digest(path: str) -> str:
-    """Hash of a file's content."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what decides a text's ids: vocabulary and rules, EOS, chat template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    described = repr([rules, tokenizer.eos_token_id, tokenizer.chat_template])
-    return hashlib.sha256(described.encode()).hexdigest()[:16]

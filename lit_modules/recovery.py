@@ -8,10 +8,11 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lit_modules.adapters import LoRA, add_adapters
 from lit_modules.collation import IGNORED
+from lit_modules.isolation import check_isolation, prefer_varlen
+from lit_modules.objective import learned_logits, summed_cross_entropy
 from lit_modules.schedules import Schedule, scheduler
 from pruner.checkpoint import load_model
 from pruner.run_folder import differences, done_record
@@ -83,6 +84,8 @@ class Recovery(LightningModule):
         source, trusted = self.source
         model = load_model(source, dtype=self.weights_dtype, trust_remote_code=trusted)
         model.config.use_cache = False
+        if self.packs:
+            prefer_varlen(model, self.trainer.strategy.root_device)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = add_adapters(model, self.lora) if self.lora else model
@@ -122,17 +125,20 @@ class Recovery(LightningModule):
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         return torch.bfloat16 if self.lora and on_gpu else torch.float32
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        """(batch, length, vocabulary) logits."""
-        assert self.model is not None
-        logits: Tensor = self.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).logits
-        return logits
+    def on_train_start(self) -> None:
+        """Raise ValueError where samples are packed and the model would mix them."""
+        if self.packs:
+            check_isolation(self.model)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the data puts several samples into one row."""
+        return getattr(self.trainer.datamodule, "batching", None) == "packed"
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The batch's part of the step's mean loss per learned token, in nats."""
-        loss: Tensor = summed_cross_entropy(self(batch), batch["labels"]) / batch["mean_targets"]
+        logits, targets = learned_logits(self.model, batch)
+        loss = summed_cross_entropy(logits, targets) / batch["mean_targets"]
         self.log("loss", loss, prog_bar=True, batch_size=len(batch["rows"]))
         return loss
 
@@ -142,7 +148,7 @@ class Recovery(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Add the batch's loss and number of learned tokens to the held-out sums."""
-        loss = summed_cross_entropy(self(batch), batch["labels"])
+        loss = summed_cross_entropy(*learned_logits(self.model, batch))
         self.held_out += torch.stack([loss, (batch["labels"] != IGNORED).sum()]).to(self.held_out)
 
     def on_validation_epoch_end(self) -> None:
@@ -243,15 +249,6 @@ class Recovery(LightningModule):
                 "under DeepSpeed, take the run's former trainer.strategy back"
             )
         self.num_skipped = saved["num_skipped"]
-
-
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Next-token loss summed over learned tokens, in nats, computed in fp32.
-
-    logits: (batch, length, vocabulary), labels: (batch, length) with -100 where nothing is learned.
-    """
-    predicted, wanted = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-    return F.cross_entropy(predicted.float(), wanted, ignore_index=IGNORED, reduction="sum")
 
 
 def gathered(parameter: nn.Parameter) -> Tensor:

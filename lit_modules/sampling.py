@@ -1,4 +1,4 @@
-"""Which rows come next, as a pure function of one number: how many have been consumed."""
+"""Which bundles come next, as a pure function of one number: how many have been consumed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-Rows = NDArray[np.int64]
+from lit_modules.bundling import Bundling, Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,20 +18,20 @@ class Pick:
     """One rank's share of one batch.
 
     Attributes:
-        rows: row indices, -1 for none (a filler that is not learned from).
-        position: samples that all ranks together have consumed once this batch is done.
+        bundles: the samples of each bundle (`bundling`), -1 for none (a filler that is not learned from).
+        position: bundles that all ranks together have consumed once this batch is done.
         mean_targets: learned tokens per batch and rank, averaged over the optimizer step this batch
             belongs to: the divisor that makes the step's gradient an exact mean over its tokens.
     """
 
-    rows: Rows
+    bundles: list[Rows]
     position: int
     mean_targets: float
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Who takes what of an optimizer step: batch size per rank, accumulation, and the rank's place."""
+    """Who takes what of an optimizer step: bundles per batch, accumulation, and the rank's place."""
 
     batch_size: int
     accumulation: int = 1
@@ -39,35 +39,40 @@ class Share:
     rank: int = 0
 
     @property
-    def step_rows(self) -> int:
-        """Rows that all ranks together consume in one optimizer step."""
+    def step_size(self) -> int:
+        """Bundles that all ranks together consume in one optimizer step."""
         return self.batch_size * self.accumulation * self.world_size
 
 
 class Order:
-    """An endless sequence of rows: one shuffled pass over all of them after another.
+    """An endless sequence of bundles: one shuffled pass over all of them after another.
 
     It depends on the seed alone, so any position is reached at once and any number of ranks continues
     the same sequence.
     """
 
-    def __init__(self, num_rows: int, seed: int) -> None:
-        self.num_rows = num_rows
+    def __init__(self, bundling: Bundling, seed: int) -> None:
+        self.bundling = bundling
         self.seed = seed
-        self._passes: dict[int, Rows] = {}
+        self._passes: dict[int, tuple[Rows, Rows]] = {}
 
-    def rows(self, start: int, count: int) -> Rows:
-        """Rows at positions start … start + count - 1."""
-        positions = np.arange(start, start + count)
-        passes, places = np.divmod(positions, self.num_rows)
-        return np.concatenate([self._shuffled(each)[places[passes == each]] for each in np.unique(passes)])
+    def bundles(self, start: int, count: int) -> list[Rows]:
+        """The samples of the bundles at positions start … start + count - 1."""
+        found = []
+        for position in range(start, start + count):
+            number, place = divmod(position, len(self.bundling))
+            shuffled, ranked = self._pass(number)
+            found.append(self.bundling.members(ranked, shuffled[place]))
+        return found
 
-    def _shuffled(self, number: int) -> Rows:
+    def _pass(self, number: int) -> tuple[Rows, Rows]:
+        """The order of a pass's bundles, and its ranking of the samples."""
         if number not in self._passes:
             if len(self._passes) > 1:
                 self._passes.clear()
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(number))
-            self._passes[number] = torch.randperm(self.num_rows, generator=generator).numpy()
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            shuffled = torch.randperm(len(self.bundling), generator=generator).numpy()
+            self._passes[number] = shuffled, self.bundling.rank(generator)
         return self._passes[number]
 
 
@@ -75,28 +80,30 @@ def training_picks(order: Order, targets: NDArray[np.int32], share: Share, start
     """The rank's batches from position `start` on (the boundary of an optimizer step), without end.
 
     Args:
-        order: the rows' sequence.
-        targets: (num_rows,) learned tokens of every row.
+        order: the bundles' sequence.
+        targets: (num_samples,) learned tokens of every sample.
         share: the rank's place.
-        start: samples consumed so far, by all ranks together.
+        start: bundles consumed so far, by all ranks together.
     """
-    batch_rows = share.batch_size * share.world_size
+    batch = share.batch_size * share.world_size
     while True:
-        window = order.rows(start, share.step_rows)
-        mean_targets = float(targets[window].sum()) / (share.accumulation * share.world_size)
-        for first in range(0, share.step_rows, batch_rows):
+        window = order.bundles(start, share.step_size)
+        total = float(targets[np.concatenate(window)].sum())
+        mean_targets = total / (share.accumulation * share.world_size)
+        for first in range(0, share.step_size, batch):
             mine = first + share.rank * share.batch_size
-            yield Pick(window[mine : mine + share.batch_size], start + first + batch_rows, mean_targets)
-        start += share.step_rows
+            yield Pick(window[mine : mine + share.batch_size], start + first + batch, mean_targets)
+        start += share.step_size
 
 
-def held_out_picks(num_rows: int, share: Share) -> Iterator[Pick]:
-    """Every row once, in order; every rank gets equally many batches, filled up with -1."""
-    batch_rows = share.batch_size * share.world_size
-    for first in range(0, num_rows, batch_rows):
-        rows = np.arange(first, first + batch_rows)
-        mine = rows[share.rank * share.batch_size :][: share.batch_size]
-        yield Pick(np.where(mine < num_rows, mine, -1), first + batch_rows, 1.0)
+def held_out_picks(bundling: Bundling, share: Share) -> Iterator[Pick]:
+    """Every bundle once, in order; every rank gets equally many batches, filled up with -1."""
+    batch, filler = share.batch_size * share.world_size, np.array([-1])
+    ranked = bundling.rank(torch.Generator().manual_seed(0))
+    for first in range(0, len(bundling), batch):
+        mine = range(first + share.rank * share.batch_size, first + (share.rank + 1) * share.batch_size)
+        bundles = [bundling.members(ranked, each) if each < len(bundling) else filler for each in mine]
+        yield Pick(bundles, first + batch, 1.0)
 
 
 class Loader:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,15 +74,17 @@ def _as_arrow(chunk: list[Encoded]) -> pa.RecordBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """The cache, opened: the ids stay on disk, what sampling needs of every row is in memory.
+    """Caches, opened as one: the ids stay on disk, what sampling needs of every row is in memory.
 
     Attributes:
         lengths, num_prompts, digests: (num_rows,) of every example.
+        bounds: where in these each cache's rows begin, and the end.
     """
 
     lengths: NDArray[np.int32]
     num_prompts: NDArray[np.int32]
     digests: NDArray[np.uint64]
+    bounds: list[int]
     _starts: NDArray[np.int64]
     _chunks: list[Any]
 
@@ -96,13 +98,20 @@ class Examples:
         return ids
 
 
-def open_examples(folder: Path) -> Examples:
-    """Memory-map what `write_examples` wrote into `folder`."""
-    reader = pa.ipc.open_file(pa.memory_map(str(folder / FILE)))
-    batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+def open_examples(folders: Sequence[Path]) -> Examples:
+    """Memory-map what `write_examples` wrote into `folders`."""
+    files = [_batches(folder / FILE) for folder in folders]
+    batches = [batch for file in files for batch in file]
     lengths, num_prompts, digests = (
         np.concatenate([batch.column(name).to_numpy() for batch in batches])
         for name in ("length", "num_prompt", "digest")
     )
     starts = np.cumsum([0] + [batch.num_rows for batch in batches[:-1]])
-    return Examples(lengths, num_prompts, digests, starts, [batch.column("input_ids") for batch in batches])
+    bounds = np.cumsum([0] + [sum(batch.num_rows for batch in file) for file in files]).tolist()
+    ids = [batch.column("input_ids") for batch in batches]
+    return Examples(lengths, num_prompts, digests, bounds, starts, ids)
+
+
+def _batches(file: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    return [reader.get_batch(index) for index in range(reader.num_record_batches)]

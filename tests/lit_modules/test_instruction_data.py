@@ -1,5 +1,6 @@
 """Records are tokenised once, split by hash, and labelled where there is something to learn."""
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,20 +61,20 @@ def test_the_held_out_share_is_the_same_in_every_order_of_the_records(make_data,
 def test_a_cache_is_built_once_and_used_again(make_data):
     data = make_data()
     data.prepare_data()
-    written = {file: file.stat().st_mtime_ns for file in data.cache.iterdir()}
+    written = {file: file.stat().st_mtime_ns for file in data.caches[0].iterdir()}
     again = make_data(batch_size=4, seed=9)
     again.prepare_data()
-    assert again.cache == data.cache
-    assert {file: file.stat().st_mtime_ns for file in data.cache.iterdir()} == written
+    assert again.caches == data.caches
+    assert {file: file.stat().st_mtime_ns for file in data.caches[0].iterdir()} == written
 
 
 def test_a_cache_is_named_by_content_and_settings(make_data, tmp_path):
     (tmp_path / "copy.jsonl").write_bytes(Path(make_data().path).read_bytes())
-    assert make_data(str(tmp_path / "copy.jsonl")).cache == make_data().cache
+    assert make_data(str(tmp_path / "copy.jsonl")).caches == make_data().caches
     (tmp_path / "copy.jsonl").write_text('{"instruction": "a", "output": "b"}')
-    assert make_data(str(tmp_path / "copy.jsonl")).cache != make_data().cache
-    assert make_data(max_length=64).cache != make_data().cache
-    assert make_data(template="{instruction} {response}").cache != make_data().cache
+    assert make_data(str(tmp_path / "copy.jsonl")).caches != make_data().caches
+    assert make_data(max_length=64).caches != make_data().caches
+    assert make_data(template="{instruction} {response}").caches != make_data().caches
 
 
 def test_a_build_that_fails_leaves_nothing_behind(make_data, tmp_path):
@@ -94,6 +95,9 @@ def test_a_build_that_fails_leaves_nothing_behind(make_data, tmp_path):
         ({"batch_size": 0}, "must be positive"),
         ({"path": "nowhere.json"}, "there is no file"),
         ({"path": "self"}, "needs data.answers.prompts"),
+        ({"path": {"alpaca": 0}}, "how often each is seen.*alpaca"),
+        ({"batching": "sorted"}, "must be padded, by_length or packed"),
+        ({"pack_length": 100}, "pack_length no less than max_length 128"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(make_data, settings, message):
@@ -107,25 +111,96 @@ def test_an_empty_data_set_is_refused(make_data, tmp_path):
         make_data(str(tmp_path / "empty.jsonl")).prepare_data()
 
 
+BATCHINGS = ["padded", "by_length", "packed"]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_saved_position_continues_where_it_was_saved(make_data, num_workers):
-    settings = {"num_workers": num_workers, "validation_share": 0.0}
-    expected = [batch["rows"].tolist() for batch in first_batches(ready(make_data(**settings)), 30)]
+def test_a_saved_position_continues_where_it_was_saved(make_data, num_workers, batching):
+    settings = {"num_workers": num_workers, "validation_share": 0.0, "batching": batching}
+    expected = [batch["rows"].tolist() for batch in first_batches(ready(make_data(**settings)), 12)]
     stopped = ready(make_data(**settings))
-    assert [batch["rows"].tolist() for batch in first_batches(stopped, 13)] == expected[:13]
+    assert [batch["rows"].tolist() for batch in first_batches(stopped, 5)] == expected[:5]
     resumed = ready(make_data(**settings))
     resumed.load_state_dict(stopped.state_dict())
-    assert [batch["rows"].tolist() for batch in first_batches(resumed, 17)] == expected[13:]
+    assert [batch["rows"].tolist() for batch in first_batches(resumed, 7)] == expected[5:]
 
 
-def test_two_ranks_take_over_from_one_without_seeing_a_row_twice(make_data):
-    alone = ready(make_data(validation_share=0.0))
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_two_ranks_take_over_from_one_without_seeing_a_row_twice(make_data, batching):
+    settings = {"validation_share": 0.0, "batching": batching, "batch_size": 1, "max_length": 64}
+    alone = ready(make_data(**settings))
+    num_bundles = len(alone.order.bundling) // 2 * 2
     seen = [row for batch in first_batches(alone, 6) for row in batch["rows"].tolist()]
     for rank in range(2):
-        data = ready(make_data(validation_share=0.0), world_size=2, rank=rank)
+        data = ready(make_data(**settings), world_size=2, rank=rank)
         data.load_state_dict(alone.state_dict())
-        seen += [row for batch in first_batches(data, 7) for row in batch["rows"].tolist()]
-    assert sorted(seen) == list(range(40))
+        seen += [row for batch in first_batches(data, num_bundles // 2 - 3) for row in batch["rows"].tolist()]
+    assert len(set(seen)) == len(seen)
+    if num_bundles == len(alone.order.bundling):
+        assert sorted(seen) == alone.training_rows.tolist()
+
+
+def test_a_packed_row_holds_its_samples_one_after_another(make_data):
+    data = ready(make_data(batching="packed", pack_length=160))
+    for batch in first_batches(data, 6):
+        rows, places = iter(batch["rows"].tolist()), batch["position_ids"]
+        assert places.shape == batch["input_ids"].shape == batch["labels"].shape == (2, 160)
+        for ids, labels, positions in zip(batch["input_ids"], batch["labels"], places):
+            starts = [*torch.nonzero(positions == 0).flatten().tolist(), 160]
+            pieces = [(start, end) for start, end in itertools.pairwise(starts) if ids[start:end].any()]
+            assert len(pieces) > 1
+            for start, end in pieces:
+                row = next(rows)
+                assert np.array_equal(ids[start:end], data.examples.input_ids(row))
+                learned = (labels[start:end] != IGNORED).tolist()
+                assert learned == [place >= data.examples.num_prompts[row] for place in range(end - start)]
+        assert next(rows, None) is None
+
+
+def test_batches_by_length_hold_neighbours(make_data):
+    data = ready(make_data(batching="by_length", batch_size=4))
+    spread = [float(np.ptp(data.examples.lengths[batch["rows"].numpy()])) for batch in first_batches(data, 7)]
+    assert np.mean(spread) < np.ptp(data.examples.lengths) / 4
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_every_held_out_example_is_seen_once(make_data, batching):
+    data = ready(make_data(batching=batching, validation_share=0.4))
+    rows = [row for batch in data.val_dataloader() for row in batch["rows"].tolist() if row >= 0]
+    assert sorted(rows) == data.held_out_rows.tolist()
+
+
+def test_several_sources_are_seen_as_often_as_their_weights_say(make_data, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps({"instruction": f"Say {n}", "output": f"{n} {n}"}) + "\n" for n in range(30))
+    )
+    first = make_data().path
+    data = ready(make_data({first: 2.0, str(other): 0.5}))
+    again = ready(make_data({first: 2.0, str(other): 0.5}, seed=5))
+    counts = np.bincount(data.training_rows, minlength=len(data.examples))
+    learned = np.setdiff1d(np.arange(70), data.held_out_rows)
+    assert set(counts[learned[learned < 40]]) == {2}
+    assert set(counts[learned[learned >= 40]]) == {0, 1}
+    assert counts[40:].sum() == round(0.5 * (learned >= 40).sum())
+    assert np.array_equal(again.training_rows, data.training_rows)
+    bundles = data.order.bundles(0, len(data.training_rows))
+    assert sorted(np.concatenate(bundles)) == list(range(len(data.training_rows)))
+
+
+def test_a_source_is_tokenised_once_alone_and_among_others(make_data, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"instruction": "a", "output": "b"}')
+    alone = make_data()
+    both = make_data({alone.path: 1, str(tmp_path / "other.jsonl"): 3})
+    assert both.caches[0] == alone.caches[0]
+
+
+def test_published_data_goes_by_short_names(make_data):
+    from lit_modules.sources import weights_of
+
+    assert weights_of("alpaca") == {"yahma/alpaca-cleaned": 1.0}
+    assert weights_of({"lamini": 0.5, "x.json": 2}) == {"MBZUAI/LaMini-instruction": 0.5, "x.json": 2}
 
 
 def test_a_position_in_other_data_is_refused(make_data):

@@ -6,20 +6,9 @@ from lightning.pytorch import Callback
 
 from lit_modules.adapters import LoRA
 from lit_modules.callbacks.checkpoint_folder import latest_checkpoint
-from lit_modules.recovery import Recovery, summed_cross_entropy
+from lit_modules.recovery import Recovery
 from lit_modules.schedules import rate_factor
 from pruner.checkpoint import load_model
-
-
-def test_the_loss_is_that_of_learned_tokens_given_those_before():
-    torch.manual_seed(0)
-    logits, labels = torch.randn(2, 5, 7), torch.tensor([[-100, -100, 3, 4, -100], [1, 2, -100, -100, 6]])
-    log_probabilities = logits.log_softmax(-1)
-    expected = -sum(
-        log_probabilities[row, place - 1, labels[row, place]]
-        for row, place in [(0, 2), (0, 3), (1, 1), (1, 4)]
-    )
-    torch.testing.assert_close(summed_cross_entropy(logits, labels), expected)
 
 
 @pytest.mark.parametrize("schedule, end", [("cosine", 0.0), ("linear", 0.0), ("constant", 1.0)])
@@ -68,6 +57,33 @@ def test_the_gradient_is_the_mean_over_the_steps_tokens_however_it_is_split(fit,
     whole, parts = trained(4, 1), trained(1, 4)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=2e-5)
+
+
+def test_packing_changes_neither_a_samples_loss_nor_the_weight_of_a_token(fit, stories, make_data):
+    def losses(**settings):
+        module = Recovery(stories, lora=LoRA(dropout=0.0), learning_rate=1e-9)
+        data = make_data(**settings, validation_share=0.0)
+        _, seen = fit(settings["batching"], module=module, data=data, max_epochs=1, accumulate_grad_batches=1)
+        counts = [data.examples.lengths[rows] - data.examples.num_prompts[rows] for _, rows, _ in seen]
+        tokens = [count.sum() for count in counts]
+        return sum(loss * count for (_, _, loss), count in zip(seen, tokens)) / sum(tokens), sum(tokens)
+
+    padded, num_padded = losses(batching="padded", batch_size=1)
+    packed, num_packed = losses(batching="packed", batch_size=1)
+    assert num_packed == num_padded
+    assert packed == pytest.approx(padded, rel=1e-5)
+
+
+@pytest.mark.parametrize("batching", ["packed", "by_length"])
+def test_a_resumed_run_of_bundles_is_bit_identical(fit, make_data, tmp_path, batching):
+    def data():
+        return make_data(batching=batching, num_workers=1)
+
+    expected = fit("whole", data=data())[0].trained_weights()
+    _, before = fit("killed", data=data(), stop_at=5)
+    again, after = fit("killed", data=data(), ckpt_path=latest_checkpoint(tmp_path / "killed/checkpoints"))
+    assert 0 < len(before) <= 5 < len(before) + len(after)
+    assert all(torch.equal(value, expected[name]) for name, value in again.trained_weights().items())
 
 
 class Poison(Callback):

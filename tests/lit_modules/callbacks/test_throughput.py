@@ -44,7 +44,7 @@ def test_waiting_for_data_is_seen(fit, make_data):
 
     def picks():
         for pick in slow():
-            time.sleep(0.2)
+            time.sleep(0.5)
             yield pick
 
     data._training_picks = picks
