@@ -160,6 +160,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
         "linear_head_dim": 8,
     },
     "bamba": {"attn_layer_indices": [1]},
+    "big_bird": {"attention_type": "original_full"},  # short inputs turn the other into it
     "blt": {
         "encoder_hash_byte_group_vocab": 50,
         "head_dim": 8,

@@ -58,6 +58,18 @@ def arguments_for(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]
     return {**inputs, **({"use_cache": False} if heeded else {})}
 
 
+def check_settled(model: nn.Module, twin: nn.Module) -> None:
+    """Raise ValueError if running the twin put other modules in place of some: that would undo a cut."""
+    for name, module in twin.named_modules():
+        before = type(model.get_submodule(name)).__name__
+        if before != type(module).__name__:
+            raise ValueError(
+                f"{name!r} becomes a {type(module).__name__} when the model first runs, from a {before}: "
+                "built anew it would not have the widths of a pruned one; choose the configuration "
+                "in which it is that from the start"
+            )
+
+
 def check_head(model: nn.Module, output: Any) -> None:
     """Raise ValueError unless a forward pass gave scores for every token, as a language-model head does.
 

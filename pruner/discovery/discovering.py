@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from pruner.discovery.admission import arguments_for, check_head, check_settled, check_weights
 from pruner.discovery.arguments import SEPARATOR, argument_slices
 from pruner.discovery.carrying import carried, carried_refusals, spoken_for
 from pruner.discovery.events import ModuleCall, Recording
-from pruner.discovery.families import Family
+from pruner.discovery.families import Family, refusal
 from pruner.discovery.following import Trace, follow
 from pruner.discovery.foretelling import Probe
 from pruner.discovery.kinds import headed_places, is_query, kind_of, stream_of
 from pruner.discovery.layers import layer_of, owner_of
 from pruner.discovery.norms import find_norms
 from pruner.discovery.probing import find_counts
+from pruner.discovery.stream import hidden_group
 from pruner.discovery.structure import Refusal, Structure
 from pruner.discovery.twin import token_inputs
 from pruner.groups import Group, Kind, Slice
 
+WITHIN_LAYERS: tuple[Kind, ...] = ("mlp", "attention", "query", "expert")
+"""The kinds of groups that lie in one layer each."""
 
-def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Structure:
+
+def discover(
+    model: nn.Module, inputs: Mapping[str, Any] | None = None, kinds: Collection[Kind] = WITHIN_LAYERS
+) -> Structure:
     """Trace one forward pass of a copy on the meta device and solve for the model's groups.
 
     The model itself is not touched and may lie on any device, the meta device included.
@@ -32,22 +39,26 @@ def discover(model: nn.Module, inputs: Mapping[str, Any] | None = None) -> Struc
     Args:
         model: a causal language model, pruned already or not.
         inputs: arguments of its `forward`, for a model that does not run on `input_ids` alone.
+        kinds: what to look for. "hidden", the channels of the residual stream, is one group of the model
+            named "hidden".
 
     Raises:
         ValueError: what the model computes depends on its data in a way that one trace cannot tell.
     """
-    trace = follow(model, inputs or token_inputs())
-    groups: list[Group] = []
-    refused = spanning(trace)
+    check_weights(model)
+    trace = follow(model, arguments_for(model, inputs or token_inputs()))
+    check_head(model, trace.recording.calls[0].output)
+    check_settled(model, trace.twin)
     spoken = spoken_for(trace.kinds)
+    found: list[tuple[str, Group | str]] = []
+    if "hidden" in kinds:
+        found.append(("hidden", hidden_group(trace)))
     for family, group in named(trace):
         if group.layer is not None and trace.layers[group.layer] in spoken:
             continue
-        completed = complete(trace, family, group)
-        if isinstance(completed, Group):
-            groups.append(completed)
-        else:
-            refused.append(Refusal(group.name, completed))
+        found.append((group.name, complete(trace, family, group)))
+    groups = [group for _, group in found if isinstance(group, Group)]
+    refused = spanning(trace) + [Refusal(name, why) for name, why in found if isinstance(why, str)]
     groups += carried(groups, trace.kinds, trace.layers)
     refused += carried_refusals(refused, trace.kinds)
     groups.sort(key=lambda group: -1 if group.layer is None else group.layer)
@@ -124,24 +135,13 @@ def complete(trace: Trace, family: Family, group: Group) -> Group | str:
     return counts if isinstance(counts, str) else replace(group, counts=counts, norms=norms)
 
 
-def refusal(family: Family) -> str | None:
-    """Why a family must not be cut, None if it may."""
-    if family.num_units == 1:
-        return "no other unit takes as much of the same parameters"
-    for kind in ("frozen", "constant"):
-        marks = family.marks.get(kind, ())  # type: ignore[call-overload]
-        if kind in family.marks:
-            return "; ".join(sorted({mark.reason for mark in marks})) or "it would empty a whole axis"
-    return None
-
-
 def probe_of(trace: Trace, family: Family, group: Group) -> Probe:
     """Cut every other unit of the family in the layer that holds it."""
     assert group.layer is not None
     call = call_of(trace.recording, trace.layers[group.layer])
     events = trace.recording.events[call.first : call.last]
     units = np.arange(1, family.num_units, 2) if family.num_units > 1 else np.zeros(0, np.int64)
-    return Probe(trace.twin, call, events, trace.states, family, units)
+    return Probe(trace.twin, call, events, trace.states, family, units, {})
 
 
 def call_of(recording: Recording, name: str) -> ModuleCall:

@@ -83,7 +83,7 @@ def follow_whole(twin: nn.Module, values: Values, inputs: Mapping[str, Any], kin
     Raises:
         Interrupted: the model's own code failed.
     """
-    recording = record(twin, (), {**inputs, "use_cache": False}, values, repeats=repeated(kinds))
+    recording = record(twin, (), inputs, values, repeats=repeated(kinds))
     layers = decoder_layers(twin, {call.name for call in recording.calls})
     constraints, states = labelled(twin, recording, values, layers, set())
     in_the_way = constants_in_the_way(recording, constraints.marks, layers)

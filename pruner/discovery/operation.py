@@ -80,6 +80,7 @@ class States:
         self.named: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
         self.named |= {id(b): name for name, b in model.named_buffers() if b.is_floating_point()}
         self.known: dict[int, State] = {}
+        self.lost: dict[int, str] = {}  # tensors that come unlabelled from an operator without a rule
         self._alive: list[Tensor] = []
 
     def of(self, tensor: Tensor) -> State:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pruner.discovery.events import Event
 from pruner.discovery.labels import Facet, State, by_axis, facets_of, spread
 from pruner.discovery.operation import Operation, States
-from pruner.discovery.rules import rule_for
+from pruner.discovery.rules import rule_for, unknown
 
 
 def propagate(events: Iterable[Event], states: States) -> None:
@@ -24,8 +24,13 @@ def propagate(events: Iterable[Event], states: States) -> None:
     for event in events:
         constraints.place, constraints.module = event.place, event.module
         operation = Operation(event, states, constraints)
-        found = rule_for(operation)(operation)
-        for output, state in zip(event.outputs, found):
+        rule = rule_for(operation)
+        lost = next((states.lost[id(tensor)] for tensor in event.tensors if id(tensor) in states.lost), None)
+        if rule is unknown:
+            lost = f"{event.name} at {event.place} is an operator without a rule"
+        for output, state in zip(event.outputs, rule(operation)):
+            if lost is not None and not state.facets:
+                states.lost[id(output)] = lost
             if event.in_place:
                 write_back(operation, output, state)
                 state = State(state.facets, state.origin, states.of(output).parameter, state.space)

@@ -46,7 +46,9 @@ def mark_unlabelled(
         origin = operation.state(tensor).origin
         if origin != "uniform" and tensor.dtype != torch.bool:
             for each in labels:
-                what = f"{operation.event.name}: {origin} without labels varies along them"
+                name, lost = operation.event.name, operation.states.lost.get(id(tensor))
+                what = f"{lost}; what comes of it meets them in {name}" if lost else ""
+                what = what or f"{name}: {origin} without labels varies along them"
                 operation.constraints.mark("constant", each, what, tensor)
 
 

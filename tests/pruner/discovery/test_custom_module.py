@@ -69,7 +69,7 @@ class OwnModel(nn.Module):
         self.scores = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.scores.weight = self.words.weight
 
-    def forward(self, input_ids, use_cache=False):
+    def forward(self, input_ids):
         x = self.words(input_ids)
         for layer in self.stack:
             x = layer(x)
