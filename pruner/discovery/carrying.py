@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pruner.discovery.arguments import SEPARATOR
 from pruner.discovery.families import Family
+from pruner.discovery.layers import lies_in
 from pruner.discovery.operation import States
 from pruner.discovery.repeating import Kinds
 from pruner.discovery.solving import Ints
@@ -65,11 +66,6 @@ def families_in(families: Iterable[Family], layer: str) -> Counter[Hashable]:
         if any(SEPARATOR not in piece.axis.name for piece in within):
             found[(pieces, family.num_units, family.factor, frozenset(family.marks))] += 1
     return found
-
-
-def lies_in(name: str, layer: str) -> bool:
-    """Whether a parameter, an argument or a module belongs to a layer."""
-    return name.startswith(layer) and name[len(layer) : len(layer) + 1] in ("", ".", ":")
 
 
 def moved(name: str, layer: str, other: str) -> str:

@@ -170,3 +170,14 @@ def marks_on(
         marks = [mark for mark in constraints.marks if mark.kind == kind]
         found[kind] = tuple(mark for mark in marks if there[solution.class_of[mark.labels]].any())
     return found
+
+
+def refusal(family: Family) -> str | None:
+    """Why a family must not be cut, None if it may."""
+    if family.num_units == 1:
+        return "no other unit takes as much of the same parameters"
+    for kind in ("frozen", "constant"):
+        marks = family.marks.get(kind, ())  # type: ignore[call-overload]
+        if kind in family.marks:
+            return "; ".join(sorted({mark.reason for mark in marks})) or "it would empty a whole axis"
+    return None

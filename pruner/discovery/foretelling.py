@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,15 +33,16 @@ Foretold = list[Foreseen]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """One layer of the twin as it ran dense, and a family to cut in it.
+    """One layer of the twin, or all of it, as it ran dense, and a family to cut in it.
 
     Attributes:
         twin: the whole model on the meta device.
-        layer: the call of the decoder layer.
+        layer: the call of the decoder layer, or of the whole twin.
         events: what ran within.
         states: the labels of its tensors.
         family: whose units are to go.
         units: those that go in the probe.
+        repeats: decoder layer that does not run -> the one that it repeats.
     """
 
     twin: nn.Module
@@ -50,6 +51,7 @@ class Probe:
     states: States
     family: Family
     units: Ints
+    repeats: Mapping[str, str]
 
 
 def foretell(probe: Probe) -> Foretold:

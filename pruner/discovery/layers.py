@@ -44,3 +44,8 @@ def owner_of(names: Iterable[str]) -> str:
 def layer_of(name: str, layers: Sequence[str]) -> int | None:
     """Index of the decoder layer that a module or parameter lies in, None if it lies in none."""
     return next((i for i, layer in enumerate(layers) if f"{name}.".startswith(f"{layer}.")), None)
+
+
+def lies_in(name: str, layer: str) -> bool:
+    """Whether a parameter, an argument or a module belongs to a layer."""
+    return name.startswith(layer) and name[len(layer) : len(layer) + 1] in ("", ".", ":")

@@ -18,6 +18,7 @@ from torch import nn
 from pruner.discovery.events import Interrupted
 from pruner.discovery.families import Family
 from pruner.discovery.foretelling import Foretold, Probe, compare, foretell
+from pruner.discovery.layers import lies_in
 from pruner.discovery.recording import record
 from pruner.discovery.solving import Ints
 from pruner.groups import Count, Group, Kept
@@ -97,9 +98,8 @@ def run(probe: Probe, group: Group, counts: tuple[Count, ...], foretold: Foretol
     call = probe.layer
     with cut(probe.twin, replace(group, counts=counts), kept, call.name):
         try:
-            recording = record(
-                probe.twin.get_submodule(call.name), call.args, call.kwargs, probe.states.values, call.name
-            )
+            module, values = probe.twin.get_submodule(call.name), probe.states.values
+            recording = record(module, call.args, call.kwargs, values, call.name, probe.repeats)
             failure = None
         except Interrupted as interruption:
             recording, failure = interruption.recording, interruption.error
@@ -137,6 +137,8 @@ def candidates_for(probe: Probe) -> Iterator[Count]:
     """Whole numbers on the layer's modules that equal the size of some axis which the family cuts."""
     patterns = axes_cut(probe)
     for name, module in probe.twin.get_submodule(probe.layer.name).named_modules(prefix=probe.layer.name):
+        if any(lies_in(name, layer) for layer in probe.repeats):
+            continue
         for attribute, number in whole_numbers(module):
             for index in patterns.get(number, ()):
                 yield Count(name, attribute, number, index)
