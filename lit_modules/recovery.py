@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from lit_modules.adapters import LoRA, add_adapters
 from lit_modules.collation import IGNORED
+from lit_modules.distillation import Distillation, summed_divergence
 from lit_modules.isolation import check_isolation, prefer_varlen
 from lit_modules.objective import learned_logits, summed_cross_entropy
 from lit_modules.schedules import Schedule, scheduler
+from lit_modules.teacher_cache import Teacher
+from lit_modules.teaching import bring_teacher
 from pruner.checkpoint import load_model
 from pruner.run_folder import differences, done_record
 
@@ -32,6 +35,7 @@ class Recovery(LightningModule):
         self,
         model_name_or_path: str,
         lora: LoRA | None = PAPERS_LORA,
+        distillation: Distillation | None = None,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -47,6 +51,7 @@ class Recovery(LightningModule):
         Args:
             model_name_or_path: the dense model; recovery starts from what pruning made of it.
             lora: the adapters; null trains all weights.
+            distillation: learn from the dense model too; null: from the records alone.
             learning_rate: peak of the schedule.
             weight_decay: AdamW's, on everything that is trained.
             betas: AdamW's.
@@ -62,8 +67,11 @@ class Recovery(LightningModule):
         for name, value in {"learning_rate": learning_rate, "max_skipped_steps": max_skipped_steps}.items():
             if not value > 0:
                 raise ValueError(f"model.{name} must be positive, got {value}")
+        if distillation:
+            distillation.check(model_name_or_path, trust_remote_code=trust_remote_code)
         self.model_name_or_path = model_name_or_path
         self.lora = lora
+        self.distillation = distillation
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
@@ -76,6 +84,7 @@ class Recovery(LightningModule):
         self.pruned_folder: Path | None = None
         self.num_skipped = 0
         self.model: nn.Module | None = None
+        self.teacher: Teacher | None = None
 
     def configure_model(self) -> None:
         """Load the pruned model, once, and put the adapters on."""
@@ -126,9 +135,12 @@ class Recovery(LightningModule):
         return torch.bfloat16 if self.lora and on_gpu else torch.float32
 
     def on_train_start(self) -> None:
-        """Raise ValueError where samples are packed and the model would mix them."""
+        """Bring the teacher in; raise ValueError where samples are packed and a model would mix them."""
         if self.packs:
             check_isolation(self.model)
+        if self.distillation:
+            name = self.distillation.teacher or self.model_name_or_path
+            self.teacher = bring_teacher(name, self.distillation, self, packs=self.packs)
 
     @property
     def packs(self) -> bool:
@@ -138,9 +150,22 @@ class Recovery(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The batch's part of the step's mean loss per learned token, in nats."""
         logits, targets = learned_logits(self.model, batch)
-        loss = summed_cross_entropy(logits, targets) / batch["mean_targets"]
+        loss = summed_cross_entropy(logits, targets)
+        if self.distillation:
+            loss = self._distilled(self.distillation, loss, logits, batch)
+        loss = loss / float(batch["mean_targets"])
         self.log("loss", loss, prog_bar=True, batch_size=len(batch["rows"]))
         return loss
+
+    def _distilled(
+        self, settings: Distillation, loss: Tensor, logits: Tensor, batch: dict[str, Any]
+    ) -> Tensor:
+        """The loss with its part of the divergence from the teacher."""
+        assert self.teacher is not None
+        weight = settings.weight_at(self.global_step, int(self.trainer.estimated_stepping_batches))
+        divergence = summed_divergence(logits, self.teacher(batch), settings.temperature)
+        self.log("divergence", divergence.detach() / batch["mean_targets"], batch_size=len(batch["rows"]))
+        return (1 - weight) * loss + weight * divergence
 
     def on_validation_epoch_start(self) -> None:
         """Start the held-out sums."""
