@@ -2,20 +2,44 @@
 
 from typing import Any
 
-from transformers import BloomConfig, LlamaConfig, PreTrainedConfig
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OlmoConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Starcoder2Config,
+)
+
+from tests.baichuan import Baichuan13B
 
 
-def llama(
-    hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, **more: Any
-) -> LlamaConfig:
-    return LlamaConfig(
+def llama(*sizes: int, **more: Any) -> PreTrainedConfig:
+    return like_llama(LlamaConfig, *sizes, **more)
+
+
+def like_llama(
+    cls: type[Any], hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, **more: Any
+) -> PreTrainedConfig:
+    """A configuration whose widths go by Llama's names."""
+    return cls(
         hidden_size=hidden,
         intermediate_size=mlp,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         vocab_size=vocab,
-        architectures=["LlamaForCausalLM"],
+        architectures=[cls.__name__.replace("Config", "ForCausalLM")],
         **more,
     )
 
@@ -31,7 +55,40 @@ def published_config(name: str) -> PreTrainedConfig:
         "vicuna-7b": lambda: llama(4096, 11008, 32, 32, 32, 32000),
         "llama-3-8b": lambda: llama(4096, 14336, 32, 32, 8, 128256),
         "llama-3.1-8b": lambda: llama(4096, 14336, 32, 32, 8, 128256),
+        "baichuan-7b": lambda: llama(4096, 11008, 32, 32, 32, 64000),
+        "baichuan-13b": lambda: llama(5120, 13696, 40, 40, 40, 64000),
+        "mistral-7b": lambda: like_llama(MistralConfig, 4096, 14336, 32, 32, 8, 32000),
+        "mixtral-8x7b": lambda: like_llama(MixtralConfig, 4096, 14336, 32, 32, 8, 32000),
+        "qwen2-7b": lambda: like_llama(Qwen2Config, 3584, 18944, 28, 28, 4, 152064),
+        "qwen3-8b": lambda: like_llama(Qwen3Config, 4096, 12288, 36, 32, 8, 151936, head_dim=128),
+        "gemma-2-9b": lambda: like_llama(Gemma2Config, 3584, 14336, 42, 16, 8, 256000, head_dim=256),
+        "phi-3-mini": lambda: like_llama(Phi3Config, 3072, 8192, 32, 32, 32, 32064),
+        "olmo-7b": lambda: like_llama(OlmoConfig, 4096, 11008, 32, 32, 32, 50304),
+        "starcoder2-7b": lambda: like_llama(Starcoder2Config, 4608, 18432, 32, 36, 4, 49152),
+        "pythia-6.9b": lambda: GPTNeoXConfig(
+            hidden_size=4096,
+            intermediate_size=16384,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            vocab_size=50432,
+            architectures=["GPTNeoXForCausalLM"],
+        ),
+        "falcon-7b": lambda: FalconConfig(
+            hidden_size=4544,
+            num_hidden_layers=32,
+            num_attention_heads=71,
+            vocab_size=65024,
+            architectures=["FalconForCausalLM"],
+        ),
+        "gpt2": lambda: GPT2Config(architectures=["GPT2LMHeadModel"]),
         "bloom-7b1": lambda: BloomConfig(
             hidden_size=4096, n_layer=30, n_head=32, vocab_size=250880, architectures=["BloomForCausalLM"]
         ),
     }[name]()
+
+
+def published_model(name: str) -> nn.Module:
+    """The model that `configs/<name>.yaml` prunes, on the device that is the default."""
+    if name == "baichuan-13b":
+        return Baichuan13B()
+    return AutoModelForCausalLM.from_config(published_config(name), attn_implementation="eager")

@@ -4,13 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 
 from lit_modules.command import RunCommand
 from pruner.discovery import discover
 from pruner.groups import count_parameters, shapes_of
 from pruner.selection import allocate, decoder_parameters, prunable
-from tests.published import published_config
+from tests.published import published_config, published_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "uniform")
@@ -45,7 +44,7 @@ def local(tmp_path):
 def test_a_configuration_prunes_its_model_by_what_it_asks(name, local):
     settings = RunCommand([f"--config={CONFIGS / name}.yaml", *local(name)], "fit").config_init.pruner
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(published_config(name), attn_implementation="eager")
+        model = published_model(name)
     structure, shapes = discover(model), shapes_of(model)
     groups = prunable(structure, settings.kinds, settings.protect_first, settings.protect_last)
     removed = allocate(groups, shapes, structure.layers, settings.budget)
