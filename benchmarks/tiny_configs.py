@@ -89,7 +89,12 @@ TOKENS: Mapping[str, int] = {
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
 
 LATENT = {"head_dim": 8, "qk_head_dim": 20, "num_key_value_heads": 6}
-NO_SHARED_CACHE = {"num_kv_shared_layers": 0}
+GEMMA_3N = {
+    "num_kv_shared_layers": 0,
+    "intermediate_size": [80, 80],
+    "activation_sparsity_pattern": [0.95, 0.0],
+}
+GEMMA_4 = {"num_kv_shared_layers": 0, "per_layer_config": {1: {"head_dim": 32}}}
 ASSISTANT = {
     "num_kv_shared_layers": 2,
     **dict.fromkeys(("hidden_size_per_layer_input", "vocab_size_per_layer_input"), 0),
@@ -146,10 +151,13 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
         ],
         LATENT,
     ),
-    **dict.fromkeys(
-        ["gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"],
-        NO_SHARED_CACHE,
-    ),
+    "gemma3n": {f"text_config.{name}": value for name, value in GEMMA_3N.items()},
+    "gemma3n_text": GEMMA_3N,
+    **{
+        f"gemma4{middle}": {f"text_config.{name}": value for name, value in GEMMA_4.items()}
+        for middle in ("", "_unified")
+    },
+    **dict.fromkeys(["gemma4_text", "gemma4_unified_text"], GEMMA_4),
     "gemma4_assistant": ASSISTANT,
     "gemma4_unified_assistant": ASSISTANT,
     "bailing_hybrid": {
@@ -181,6 +189,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "ernie4_5_moe": {"moe_k": 2},
     "falcon_h1": {"mamba_d_ssm": 96},
     "gptj": {"rotary_dim": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "helium": {"head_dim": 8},
     "hrm_text": {"num_layers_per_stack": 2},
@@ -188,6 +197,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 16},
     "hy_v4": {"head_dim": 8, "num_key_value_heads": 6},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "laguna": {"num_attention_heads_per_layer": [6, 6]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "ministral": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 3, "head_dim": 16},
@@ -195,8 +205,10 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "qwen4_exp_text": INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_embds": False},
+    "xlnet": {"d_head": 8},
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "num_heads": 4},
     "xmod": {"default_language": "en_XX"},
+    "zaya": {"num_experts_per_tok": 1},
     "zamba": {
         "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
         "num_hidden_layers": 3,

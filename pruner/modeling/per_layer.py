@@ -91,10 +91,10 @@ def per_layer_entries(config: PreTrainedConfig, fields: Mapping[str, dict[int, i
         for layer, value in values.items():
             if layer != OUTSIDE and value != getattr(config, field, None):
                 entries.setdefault(layer, {})[field] = value
-    return {
-        "num_hidden_layers": config.num_hidden_layers,  # its common name, which readers of the next look for
-        "per_layer_config": {str(layer): entries[layer] for layer in sorted(entries)},
-    }
+    common = {}
+    if not isinstance(getattr(type(config), "num_hidden_layers", None), property):
+        common["num_hidden_layers"] = config.num_hidden_layers  # which readers of the next look for
+    return {**common, "per_layer_config": {str(layer): entries[layer] for layer in sorted(entries)}}
 
 
 def per_layer_config(

@@ -43,7 +43,7 @@ def stock_model(
     config = dense_config(rebuilt.config)
     changes: dict[str, Any] = {field: next(iter(values.values())) for field, values in fields.items()}
     changes.update(changed_numbers(config, own, dense))
-    for cls, further in variants(stock_class(type(rebuilt))):
+    for cls, further in filter(loads_unaided, variants(stock_class(type(rebuilt)))):
         values = {**config.to_dict(), **changes, **further}
         values.pop("model_type", None)
         try:
@@ -65,6 +65,17 @@ def variants(cls: type[Any]) -> list[tuple[type[Any], dict[str, Any]]]:
         name, further = SAME_ARITHMETIC[cls.__name__]
         found.append((getattr(transformers, name), further))
     return found
+
+
+def loads_unaided(variant: tuple[type[Any], dict[str, Any]]) -> bool:
+    """Whether AutoModelForCausalLM gives this very class for its configuration.
+
+    It does not for a decoder that only a composite configuration leads to, such as Emu3's or Musicgen's.
+    """
+    from transformers import AutoModelForCausalLM
+
+    cls, mapping = variant[0], AutoModelForCausalLM._model_mapping
+    return cls.config_class in mapping and mapping[cls.config_class] is cls
 
 
 def changed_numbers(config: PreTrainedConfig, own: Modules, dense: Modules) -> dict[str, float]:

@@ -21,7 +21,7 @@ Modules = dict[str, Facts]
 
 PASSING = (
     *("training", "gradient_checkpointing", "name_or_path", "max_seq_len_cached", "warnings_issued"),
-    *("loss_type", "architectures", "transformers_version", "return_dict"),
+    *("loss_type", "architectures", "transformers_version", "return_dict", "attn_implementation"),
 )
 """Attributes that tell of a model's use and not of what it computes."""
 
