@@ -43,6 +43,7 @@ MAY_CHANGE = (
     "data.num_workers",
     "data.cache_dir",
     "trainer.accelerator",
+    "trainer.accumulate_grad_batches",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",

@@ -162,12 +162,12 @@ def read(file):
 def recovery(folder, model, strategy, *, lora=True, dropout=0.1):
     """A configuration of `llm-prune fit` that takes seconds, with everything on that resume must survive.
 
-    Three epochs of four steps on two ranks; accumulation, workers, dropout, a validation in every step.
+    Three epochs of four steps on two ranks; packing, accumulation, workers, dropout, validation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = with_dropout(Path(model), folder / "model", dropout)
     records = folder / "records.jsonl"
-    records.write_text("".join(json.dumps(record(number)) + "\n" for number in range(44)))
+    records.write_text("".join(json.dumps(record(number)) + "\n" for number in range(96)))
     return {
         "seed_everything": 7,
         "model": {
@@ -187,6 +187,8 @@ def recovery(folder, model, strategy, *, lora=True, dropout=0.1):
             "path": str(records),
             "template": "Q: {instruction}\nA: {response}",
             "max_length": 64,
+            "batching": "packed",
+            "pack_length": 128,
             "batch_size": 2,
             "validation_share": 0.2,
             "num_workers": 1,

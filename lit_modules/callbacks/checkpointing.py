@@ -99,6 +99,7 @@ class Checkpointing(Callback):
     ) -> None:
         """Note how many rows a batch of all ranks has, for a resume with another number of ranks."""
         checkpoint["batch_rows"] = batch_rows(trainer)
+        checkpoint["accumulation"] = trainer.accumulate_grad_batches
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -231,6 +232,14 @@ def batch_rows(trainer: Trainer) -> int:
 def recount_batches(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Say in batches of this run's size how far the epoch is, where the checkpoint's had another."""
     before, now = checkpoint["batch_rows"], batch_rows(trainer)
+    step_before, step_now = before * checkpoint["accumulation"], now * trainer.accumulate_grad_batches
+    if step_before != step_now:
+        log.warning(
+            "an optimizer step had %d rows and has %d from here on; trainer.accumulate_grad_batches keeps "
+            "it where the number of ranks changes",
+            step_before,
+            step_now,
+        )
     if before == now:
         return
     current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]

@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from lit_modules.callbacks.checkpoint_folder import SIDE, newest_first
-from tests.processes import read
+from tests.processes import Run, read, recovery
 
 CONFIGURATIONS = [(stage, lora) for stage in (1, 2, 3) for lora in (True, False)]
 EARLY = "before the first checkpoint"
@@ -34,6 +34,32 @@ def schedule(seed, num_kills=20):
         draw.shuffle(each)
         each.sort(key=lambda kill: kill.moment != EARLY)
     return kills
+
+
+def gauntlet(folder, model, configuration, seed):
+    """One configuration: a run that is left alone, and one that is killed; what came of it."""
+    stage, lora = configuration
+    config = recovery(folder / "inputs", model, f"deepspeed_stage_{stage}", lora=lora)
+    whole, run = Run(folder / "whole", config), Run(folder / "killed", config)
+    whole.finish()
+    hits = [carry_out(run, kill) for kill in schedule(seed)[configuration]]
+    run.finish()
+    weights = [(each.run_dir / "recovered/model.safetensors").read_bytes() for each in (run, whole)]
+    return {
+        "stage": stage,
+        "trained": "LoRA" if lora else "all weights",
+        "kills": hits,
+        "batches of the run left alone": sum(len(whole.counted(rank)) for rank in range(2)),
+        "batches trained with the kills": sum(len(list(all_batches(run, rank))) for rank in range(2)),
+        "lost, repeated or reordered": [rank for rank in range(2) if rows(run, rank) != rows(whole, rank)],
+        "other rows or loss": [place for rank in range(2) for place in differing(run, whole, rank)],
+        "other weights": weights[0] != weights[1],
+    }
+
+
+def rows(run, rank):
+    """The samples that counted, in order."""
+    return [(step, ids) for step, ids, _ in run.counted(rank)]
 
 
 def carry_out(run, kill):

@@ -122,6 +122,13 @@ def test_resume_takes_the_newest_of_the_folder_that_holds_and_says_what_it_passe
     assert rest == whole[8:]
 
 
+def test_a_step_that_becomes_another_size_is_announced(fit, tmp_path, make_data, caplog):
+    fit("run", stop_at=5)
+    with caplog.at_level(logging.WARNING):
+        fit("run", ckpt_path=tmp_path / "run/checkpoints", data=make_data(batch_size=4), max_epochs=1)
+    assert "an optimizer step had 4 rows and has 8 from here on" in caplog.text
+
+
 def test_with_nothing_saved_there_is_nothing_to_resume_from(tmp_path):
     assert Checkpointing(tmp_path / "absent").resume_from is None
 
