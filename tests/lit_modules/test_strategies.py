@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch.strategies import StrategyRegistry
 from safetensors.torch import load_file
@@ -198,6 +199,32 @@ def batches_since(run, before):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp32_adapters_on_frozen_bf16_weights_train_as_on_fp32_ones(make_run, unparted, stage):
+    run = make_run(f"bf16-{stage}", f"deepspeed_stage_{stage}")
+    run.set("model", dtype="bf16")
+    run.finish()
+    assert losses(run) == pytest.approx(losses(unparted(True)), rel=5e-2)
+    adapter = load_file(run.run_dir / "adapter/adapter_model.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
+    assert {value.dtype for value in load_model(run.run_dir / "recovered").state_dict().values()} == {
+        torch.bfloat16
+    }
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", STAGES)
+def test_non_finite_gradients_are_skipped_and_too_many_in_a_row_end_every_rank(make_run, stage):
+    run = make_run(f"diverging-{stage}", f"deepspeed_stage_{stage}")
+    run.set("model", learning_rate=1e30, max_skipped_steps=3)
+    run.start()
+    assert set(run.wait()) == {2}, run.said
+    text = run.output.read_text()
+    assert text.count("skipped: its gradient is not finite") == 6
+    assert text.count("3 steps in a row had a non-finite gradient") == 2
+
+
+@pytest.mark.distributed
 def test_where_one_rank_cannot_write_no_rank_waits_for_it_and_the_run_goes_on(make_run):
     run = make_run("full-disk", "deepspeed_stage_2", lora=False, max_epochs=1)
     run.start(file_limit=200_000)
@@ -207,10 +234,12 @@ def test_where_one_rank_cannot_write_no_rank_waits_for_it_and_the_run_goes_on(ma
 
 
 @pytest.mark.distributed
-def test_bf16_offloaded_under_zero_3_resumes_bit_for_bit(make_run):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bf16_offloaded_to_the_cpu_resumes_bit_for_bit(make_run, stage):
+    strategy = f"deepspeed_stage_{stage}_offload"
     whole, run = (
-        make_run(name, "deepspeed_stage_3_offload", lora=lora, precision="bf16-mixed")
-        for name, lora in (("whole-bf16", False), ("killed-bf16", False))
+        make_run(f"{name}-offload-{stage}", strategy, lora=False, precision="bf16-mixed")
+        for name in ("whole", "killed")
     )
     whole.finish()
     run.start()
