@@ -31,8 +31,8 @@ def load_model(
             this very release wrote is known and runs without.
 
     Raises:
-        ValueError: there is no such model, its weights are pickled or quantised, or it has no
-            language-model head.
+        ValueError: there is no such model, its weights are pickled or quantised, it has no language-model
+            head, or the code beside it is of another release and not trusted.
     """
     from transformers import AutoModelForCausalLM
 

@@ -65,14 +65,27 @@ def address(cls: type[Any]) -> tuple[str, str]:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether the code in a model folder is what this release writes for the classes it imports."""
+    """Whether the code in a model folder is what this release writes for the classes it imports.
+
+    Raises:
+        ValueError: it bears the name of ours and is another: of another release, or changed by someone.
+    """
     code = folder / CODE
     if not code.is_file():
         return False
     config = json.loads((folder / "config.json").read_text())
     modules = {reference.rpartition(".")[0] for reference in config.get("auto_map", {}).values()}
+    if modules != {Path(CODE).stem}:
+        return False
     text = code.read_text()
-    return modules == {Path(CODE).stem} and text == render(IMPORT.findall(text)[: len(WRITTEN_FOR)])
+    classes = IMPORT.findall(text)[: len(WRITTEN_FOR)]
+    if len(classes) < 2 or text != render(classes):
+        raise ValueError(
+            f"{code} is not the file that this release of the project writes: another did, or someone "
+            "changed it. Set trust_remote_code to run it as it is, load it with the release that saved it, "
+            "or prune again"
+        )
+    return True
 
 
 def per_layer_entries(config: PreTrainedConfig, fields: Mapping[str, dict[int, int]]) -> dict[str, Any]:

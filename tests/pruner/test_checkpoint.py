@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -272,9 +273,18 @@ def test_the_code_of_this_release_runs_unasked_and_any_other_does_not(cases, tmp
     save_model(model, None, tmp_path / "model")
     assert_same_logits(load_model(tmp_path / "model"), model)
     code = tmp_path / "model" / "modeling_pruned.py"
-    code.write_text(code.read_text() + "\nraise SystemExit\n")
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        load_model(tmp_path / "model")
+    for other in ("# of an earlier release\n" + code.read_text(), "raise SystemExit\n"):
+        code.write_text(other)
+        with pytest.raises(ValueError, match=r"modeling_pruned\.py is not the file that this release"):
+            load_model(tmp_path / "model")
+
+
+def test_the_code_of_another_release_runs_where_it_is_trusted(cases, tmp_path):
+    shutil.copytree(saved(cases, "llama-layers"), tmp_path / "model")
+    code = tmp_path / "model" / "modeling_pruned.py"
+    code.write_text(code.read_text() + "\n# of another release\n")
+    model = load_model(tmp_path / "model", trust_remote_code=True)
+    assert_same_logits(model, load_model(saved(cases, "llama-layers")))
 
 
 def test_the_weights_keep_their_dtype(tmp_path):
