@@ -6,14 +6,15 @@ every layer, and is cut with what it meets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruner.discovery.constraints import Mark
-from pruner.discovery.events import ModuleCall, Recording
+from pruner.discovery.events import Event, ModuleCall, Recording
 from pruner.discovery.families import Family
 from pruner.discovery.labels import State
+from pruner.discovery.layers import layer_of
 from pruner.discovery.operation import States
 from pruner.discovery.propagation import propagate
 from pruner.groups import ArgumentSlice
@@ -25,7 +26,7 @@ SEPARATOR = ":"
 def constants_in_the_way(recording: Recording, marks: Iterable[Mark], layers: Sequence[str]) -> set[int]:
     """Identities of the layers' arguments from which the constants come that marks name."""
     makers = {id(output): event for event in recording.events for output in event.outputs}
-    arguments = {id(t) for call in layer_calls(recording, layers) for t in named_arguments(call).values()}
+    arguments = layer_arguments(recording, layers)
     wanted = [mark.tensor for mark in marks if mark.kind == "constant" and mark.tensor is not None]
     found: set[int] = set()
     seen: set[int] = set()
@@ -41,10 +42,45 @@ def constants_in_the_way(recording: Recording, marks: Iterable[Mark], layers: Se
     return found
 
 
+def argument_tables(recording: Recording, twin: nn.Module, layers: Sequence[str]) -> set[int]:
+    """Identities of the buffers outside the layers of which layers' arguments are made, and of no weight.
+
+    Such a table is a constant, like one computed anew: each layer keeps its own part of it, and what one
+    layer loses it does not lose for the others.
+    """
+    makers = {id(output): event for event in recording.events for output in event.outputs}
+    weights = {id(parameter) for parameter in twin.parameters()}
+    tables = {id(buffer) for name, buffer in twin.named_buffers() if layer_of(name, layers) is None}
+    found: set[int] = set()
+    for argument in layer_arguments(recording, layers).values():
+        sources = made_of(argument, makers)
+        if not sources & weights:
+            found |= sources & tables
+    return found
+
+
+def made_of(tensor: Tensor, makers: Mapping[int, Event]) -> set[int]:
+    """Identities of all tensors from which one was computed, itself among them."""
+    seen: set[int] = set()
+    left = [tensor]
+    while left:
+        current = left.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            left += makers[id(current)].tensors if id(current) in makers else ()
+    return seen
+
+
 def layer_calls(recording: Recording, layers: Sequence[str]) -> list[ModuleCall]:
     """The calls of decoder layers, in order."""
     names = set(layers)
     return [call for call in recording.calls if call.name in names]
+
+
+def layer_arguments(recording: Recording, layers: Sequence[str]) -> dict[int, Tensor]:
+    """The tensors that layers are called with by name, by their identity."""
+    calls = layer_calls(recording, layers)
+    return {id(tensor): tensor for call in calls for tensor in named_arguments(call).values()}
 
 
 def named_arguments(call: ModuleCall) -> dict[str, Tensor]:

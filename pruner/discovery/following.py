@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pruner.discovery.arguments import constants_in_the_way, propagate_with_arguments
+from pruner.discovery.arguments import argument_tables, constants_in_the_way, propagate_with_arguments
 from pruner.discovery.carrying import carries
 from pruner.discovery.constraints import Constraints
 from pruner.discovery.events import Interrupted, Recording
@@ -117,6 +117,8 @@ def labelled(
     """Follow the labels through a recording, with atoms for some of the layers' arguments."""
     constraints = Constraints()
     states = States(twin, constraints, values)
+    for table in argument_tables(recording, twin, layers):
+        states.named.pop(table, None)
     for tensor in recording.inputs:
         states.set(tensor, State())
     propagate_with_arguments(recording, states, layers, arguments)
