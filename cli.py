@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 COMMANDS = {
     "fit": "prune, recover, evaluate and report: the whole path, resumed where it stopped",
@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "perplexity, tasks and cost of any model folders, in one table",
     "export": "write a model folder in another format",
     "generate": "continue a prompt with any model folder",
+    "plan": "show a pruning plan, compare two, or preview a budget without touching weights",
     "submit": "run the whole path on a SLURM cluster, as a chain of jobs",
     "status": "how far a submitted run is",
     "cancel": "end a submitted run's jobs",
@@ -147,6 +148,13 @@ def generate(args: list[str]) -> int:
     return call(run, args, "generate")
 
 
+def plan(args: list[str]) -> int:
+    """Look at pruning plans: show, diff, preview."""
+    from lit_modules.plans import diff, preview, show
+
+    return call([show, diff, preview], args, "plan", positional=True)
+
+
 def submit(args: list[str]) -> int:
     """Submit a run's stages to SLURM; the words are those of `fit`, and --sweep KEY=A,B and --dry-run."""
     from argparse import ArgumentParser
@@ -198,8 +206,8 @@ def cancel(args: list[str]) -> int:
     return call(run, args, "cancel", positional=True)
 
 
-def call(function: Callable[..., None], args: list[str], name: str, *, positional: bool = False) -> int:
-    """Parse `args` by the signature of `function` and call it."""
+def call(function: Any, args: list[str], name: str, *, positional: bool = False) -> int:
+    """Parse `args` by the signature of a function, or of the one of several that they name, and call it."""
     from jsonargparse import auto_cli
 
     auto_cli(function, args=args, prog=f"llm-prune {name}", as_positional=positional)

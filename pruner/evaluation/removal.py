@@ -73,7 +73,7 @@ def scores(plan: PruningPlan) -> dict[str, Scores]:
     return table
 
 
-def num_layers(plan: PruningPlan, pruned: Path) -> int:
+def num_layers(plan: PruningPlan, pruned: Path | None = None) -> int:
     """Decoder layers of the dense model: a plan may leave out those that lose nothing, the model does not.
 
     Args:
@@ -81,8 +81,8 @@ def num_layers(plan: PruningPlan, pruned: Path) -> int:
         pruned: the pruned model's folder, if there is one.
     """
     layers = [share.layer + 1 for share in plan.groups.values() if share.layer is not None]
-    config = pruned / "config.json"
-    there = json.loads(config.read_text()).get("num_hidden_layers") if config.exists() else None
+    config = pruned / "config.json" if pruned else None
+    there = json.loads(config.read_text()).get("num_hidden_layers") if config and config.exists() else None
     return max([*layers, *[share.num_units for share in _of(plan, "layer")], there or 0])
 
 

@@ -1,0 +1,64 @@
+"""What a budget would leave of a model: its widths without its weights."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from pruner.checkpoint import load_config
+from pruner.discovery import discover
+from pruner.pipeline.dense import Dense
+from pruner.pipeline.settings import PruningSettings
+from pruner.plan import PruningPlan
+from pruner.selection import lowest, prunable
+
+
+def preview(
+    model: str,
+    settings: PruningSettings,
+    scored: PruningPlan | None = None,
+    trust_remote_code: bool = False,
+) -> PruningPlan:
+    """The plan that `settings` would lead to, as far as widths go; only the model's configuration is read.
+
+    Args:
+        model: a model folder or hub name.
+        settings: what to remove.
+        scored: an earlier plan for the model, whose scores choose the units (the threshold too, where
+            granularity is "global"); without it the first units of each group stay, in place of whichever.
+        trust_remote_code: run modelling code that comes with the model.
+
+    Raises:
+        ValueError: the budget cannot be reached, or `scored` is of another model.
+    """
+    config = load_config(model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    dense = Dense.of(empty, discover(empty))
+    groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
+    scores = {} if scored is None else scores_of(scored, dense)
+    missing = [group.name for group in groups if scored is not None and group.name not in scores]
+    if missing:
+        raise ValueError(
+            f"the plan has no scores for {missing[0]!r} ({len(missing)} such groups): make one that prunes "
+            "these layers and kinds by a criterion that scores"
+        )
+    removed = dense.allocate(groups, settings.budget, settings.granularity, scores or None)
+    kept = {
+        group.name: lowest(scores[group.name], removed[group.name])
+        if scores
+        else tuple(range(group.num_units - removed[group.name]))
+        for group in groups
+    }
+    criterion = "widths alone" if scored is None else scored.criterion
+    return replace(dense.plan(settings, groups, kept, scores, None), criterion=criterion)
+
+
+def scores_of(plan: PruningPlan, dense: Dense) -> Mapping[str, Tensor]:
+    """Group name -> (num_units,) scores of a plan that fits the model."""
+    plan.check(dense.structure.groups, dense.fingerprint)
+    return {
+        name: torch.tensor(share.scores) for name, share in plan.groups.items() if share.scores is not None
+    }
