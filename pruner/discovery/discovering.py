@@ -12,6 +12,7 @@ from torch import nn
 from pruner.discovery.admission import arguments_for, check_head, check_settled, check_weights
 from pruner.discovery.arguments import SEPARATOR, argument_slices
 from pruner.discovery.carrying import carried, carried_refusals, spoken_for
+from pruner.discovery.depth import layer_group
 from pruner.discovery.events import ModuleCall, Recording
 from pruner.discovery.families import Family, refusal
 from pruner.discovery.following import Trace, follow
@@ -39,8 +40,8 @@ def discover(
     Args:
         model: a causal language model, pruned already or not.
         inputs: arguments of its `forward`, for a model that does not run on `input_ids` alone.
-        kinds: what to look for. "hidden", the channels of the residual stream, is one group of the model
-            named "hidden".
+        kinds: what to look for. The channels of the residual stream, "hidden", are one group of that
+            name; the decoder layers, "layer", are one named "layers".
 
     Raises:
         ValueError: what the model computes depends on its data in a way that one trace cannot tell.
@@ -53,6 +54,8 @@ def discover(
     found: list[tuple[str, Group | str]] = []
     if "hidden" in kinds:
         found.append(("hidden", hidden_group(trace)))
+    if "layer" in kinds:
+        found.append(("layers", layer_group(trace)))
     for family, group in named(trace):
         if group.layer is not None and trace.layers[group.layer] in spoken:
             continue

@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import functools
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,10 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruner.depth import OWN_NUMBER
 from pruner.discovery.values import Values
-
-OWN_NUMBER = re.compile(r"(layer|block)_?(idx|index|id|number|num)?$|^(idx|index)$")
-"""Attributes in which a layer keeps its own number, which tells it from no other."""
 
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")

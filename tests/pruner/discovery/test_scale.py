@@ -24,7 +24,12 @@ ALIKE = {
     "gpt_oss": {"num_hidden_layers": 8, **ALTERNATING},
 }
 TIED = {
-    "gemma3n_text": {"num_hidden_layers": 8, **ALTERNATING},
+    "gemma3n_text": {
+        "num_hidden_layers": 8,
+        "intermediate_size": [80] * 8,
+        "activation_sparsity_pattern": [0.0] * 8,
+        **ALTERNATING,
+    },
     "zamba2": {
         "layers_block_type": ["linear_attention", "hybrid", "hybrid", "hybrid", "hybrid", "hybrid"],
         "hybrid_layer_ids": [1, 2, 3, 4, 5],
