@@ -111,6 +111,7 @@ class Group:
         counts: numbers on modules that follow from how many units there are.
         norms: norms that average over the units.
         arguments: constants of which each surviving unit keeps its own part.
+        fewest: how many units must stay; of experts, as many as the router chooses for a token.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Group:
     counts: tuple[Count, ...] = ()
     norms: tuple[Norm, ...] = ()
     arguments: tuple[ArgumentSlice, ...] = ()
+    fewest: int = 0
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

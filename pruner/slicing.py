@@ -23,7 +23,7 @@ def gone_units(group: Group, kept: Kept) -> Indices:
     """The units of a group that go; none if `kept` does not name it.
 
     Raises:
-        ValueError: `kept` names a unit that the group does not have.
+        ValueError: `kept` names a unit that the group does not have, or too few.
     """
     if group.name not in kept:
         return np.zeros(0, np.int64)
@@ -33,7 +33,13 @@ def gone_units(group: Group, kept: Kept) -> Indices:
             f"group {group.name!r} has units 0..{group.num_units - 1}, kept names "
             f"{int(survivors.min())}..{int(survivors.max())}: it was made for another model"
         )
-    return np.setdiff1d(np.arange(group.num_units), survivors)
+    gone = np.setdiff1d(np.arange(group.num_units), survivors)
+    if group.num_units - len(gone) < group.fewest:
+        raise ValueError(
+            f"of group {group.name!r} at least {group.fewest} units must stay, for its router chooses that "
+            f"many; kept names {group.num_units - len(gone)}"
+        )
+    return gone
 
 
 def lost_indices(groups: Sequence[Group], kept: Kept) -> dict[tuple[str, int], Indices]:

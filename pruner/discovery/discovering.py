@@ -14,6 +14,7 @@ from pruner.discovery.arguments import SEPARATOR, argument_slices
 from pruner.discovery.carrying import carried, carried_refusals, spoken_for
 from pruner.discovery.depth import layer_group
 from pruner.discovery.events import ModuleCall, Recording
+from pruner.discovery.experts import settled
 from pruner.discovery.families import Family, refusal
 from pruner.discovery.following import Trace, follow
 from pruner.discovery.foretelling import Probe
@@ -134,8 +135,12 @@ def complete(trace: Trace, family: Family, group: Group) -> Group | str:
     )
     if isinstance(norms, str):
         return norms
-    counts = find_counts(probe_of(trace, family, group), group)
-    return counts if isinstance(counts, str) else replace(group, counts=counts, norms=norms)
+    probe = probe_of(trace, family, group)
+    counts = find_counts(probe, group)
+    if isinstance(counts, str):
+        return counts
+    completed = replace(group, counts=counts, norms=norms)
+    return settled(completed, probe) if group.kind == "expert" else completed
 
 
 def probe_of(trace: Trace, family: Family, group: Group) -> Probe:
