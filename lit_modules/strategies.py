@@ -12,9 +12,8 @@ from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_modules.deepspeed_config import STAGES, asked, reconcile
 from lit_modules.shards import read_shards, write_shard
-
-STAGES = (1, 2, 3)
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -113,78 +112,6 @@ class DeepSpeed(DeepSpeedStrategy):
         engine.micro_steps = step * engine.gradient_accumulation_steps()
         engine.global_samples = step * engine.train_batch_size()
         engine.skipped_steps = record["skipped_steps"]
-
-
-def asked(trainer: Any) -> dict[str, Any]:
-    """What a trainer and its data say of the values that a DeepSpeed configuration may also hold."""
-    batch_size = getattr(trainer.datamodule, "batch_size", None)
-    accumulation = trainer.accumulate_grad_batches
-    return {
-        "gradient_accumulation_steps": accumulation,
-        "train_micro_batch_size_per_gpu": batch_size,
-        "train_batch_size": batch_size and batch_size * accumulation * trainer.world_size,
-        "gradient_clipping": float(trainer.gradient_clip_val or 0.0),
-        "bf16": str(trainer.precision).startswith("bf16"),
-        "fp16": False,
-        "optimizer": None,
-        "scheduler": None,
-        "precision": str(trainer.precision),
-    }
-
-
-SAID_BY = {
-    "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
-    "train_micro_batch_size_per_gpu": "data.batch_size",
-    "train_batch_size": "data.batch_size, trainer.accumulate_grad_batches and the number of ranks",
-    "gradient_clipping": "trainer.gradient_clip_val",
-    "bf16": "trainer.precision",
-    "fp16": "trainer.precision; fp16 overflows where bf16 does not, and is not supported",
-    "optimizer": "model.learning_rate, betas and weight_decay",
-    "scheduler": "model.schedule and warmup_steps",
-}
-
-
-def reconcile(config: dict[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Fill a DeepSpeed configuration with what the run asks for; "auto" means just that.
-
-    Raises:
-        ValueError: the configuration says something else than the run, asks for no ZeRO stage of 1 to 3,
-            or for NVMe, or the run for fp16.
-    """
-    wrong = [
-        f"{key}: {config[key]!r}, but {SAID_BY[key]}: {wanted[key]!r}"
-        for key in SAID_BY
-        if not agrees(key, config.get(key, "auto"), wanted[key])
-    ]
-    if wrong:
-        raise ValueError(
-            "the DeepSpeed configuration contradicts the run: " + "; ".join(wrong) + ". Remove these keys "
-            'from it, or set them to "auto": the run says it all'
-        )
-    if wanted["precision"].startswith("16"):
-        raise ValueError("trainer.precision 16 overflows where bf16 does not; choose bf16-mixed or 32-true")
-    zero = config.get("zero_optimization", {})
-    if zero.get("stage") not in STAGES:
-        raise ValueError(f"zero_optimization.stage must be 1, 2 or 3, got {zero.get('stage')}; else use ddp")
-    places = {zero.get(key, {}).get("device", "none") for key in ("offload_optimizer", "offload_param")}
-    if "nvme" in places:
-        raise ValueError("offloading to NVMe is not supported; offload to cpu, or use more ranks")
-    for key in {*SAID_BY} - {"bf16"}:
-        config.pop(key, None)
-    if "bf16" in config:
-        config["bf16"]["enabled"] = wanted["bf16"]
-    config["train_micro_batch_size_per_gpu"] = wanted["train_micro_batch_size_per_gpu"] or 1
-    config["zero_force_ds_cpu_optimizer"] = False
-    config["zero_allow_untested_optimizer"] = True
-
-
-def agrees(key: str, said: Any, wanted: Any) -> bool:
-    """Whether a DeepSpeed configuration's value is the run's, or leaves it open."""
-    if said == "auto" or said is None:
-        return True
-    if key in ("bf16", "fp16"):
-        return bool(said.get("enabled", False) in (wanted, "auto"))
-    return bool(said == wanted)
 
 
 def use_cpu() -> None:

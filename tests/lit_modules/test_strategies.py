@@ -12,7 +12,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 from safetensors.torch import load_file
 
 from lit_modules.callbacks.checkpoint_folder import newest_first
-from lit_modules.strategies import SAID_BY, DeepSpeed, reconcile, register_strategies
+from lit_modules.deepspeed_config import SAID_BY, reconcile
+from lit_modules.strategies import DeepSpeed, register_strategies
 from pruner.checkpoint import load_model
 from tests.processes import Run, read, recovery
 
