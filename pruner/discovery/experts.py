@@ -9,6 +9,7 @@ import numpy as np
 from pruner.discovery.foretelling import Probe
 from pruner.discovery.probing import units_along, whole_numbers
 from pruner.groups import Count, Group
+from pruner.slicing import named_tensor
 
 STACKED = 3
 """Axes of a parameter that holds the weights of all experts: expert, output, input."""
@@ -16,7 +17,7 @@ STACKED = 3
 
 def settled(group: Group, probe: Probe) -> Group | str:
     """A group of experts with their counts, and how many the router needs; or why they cannot go."""
-    sizes = {piece.name: probe.twin.get_parameter(piece.name).dim() for piece in group.slices}
+    sizes = {piece.name: named_tensor(probe.twin, piece.name).dim() for piece in group.slices}
     if max(sizes.values()) < STACKED:
         return (
             f"{', '.join(sizes)} has a row for every expert, but the weights of the experts were not seen "

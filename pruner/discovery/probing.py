@@ -70,7 +70,8 @@ def next_count(
 ) -> tuple[tuple[Count, ...], int, str | None] | None:
     """The counts with those more that get the layer furthest, how far, and what happens then.
 
-    One more, or two at once where no one does: sizes of a split must change together to sum to the whole.
+    One more, or two of a module at once where no one does: sizes of a split must change together to sum to
+    the whole.
     """
     taken = {(count.module, count.attribute) for count in chosen}
     best = None
@@ -82,6 +83,8 @@ def next_count(
             and (count.module, count.attribute) not in taken
         ]
         for more in itertools.combinations(free, together):
+            if len({count.module for count in more}) > 1:
+                continue
             reached, trouble = run(probe, group, (*chosen, *more), foretold)
             if reached > progress:
                 progress, best = reached, ((*chosen, *more), reached, trouble)
