@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pruner.modeling.widths import build, sizes, split_layer, structure
+from pruner.modeling.compaction import split_layer
+from pruner.modeling.widths import build, sizes, structure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

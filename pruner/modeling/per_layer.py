@@ -21,23 +21,26 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pruner.modeling.compaction import compact
 from pruner.modeling.fields import OUTSIDE
-from pruner.modeling.widths import Modules, build, compact, differences, stock_class, structure
+from pruner.modeling.widths import WRITTEN, Modules, build, differences, stock_class, structure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-CODE = "modeling_pruned.py"
+CODE = f"{WRITTEN}.py"
 TEMPLATE = Path(__file__).with_name("remote") / CODE
 WRITTEN_FOR = ("LlamaConfig", "LlamaForCausalLM", "LlamaModel")
-IMPORT = re.compile(r"^from (transformers[\w.]*) import (\w+)$", re.MULTILINE)
+IMPORT = re.compile(r"^from (transformers[\w.]*|\.\w+) import (\w+)$", re.MULTILINE)
 
 
 def own_classes(model: PreTrainedModel, cls: type[Any]) -> tuple[type[Any], ...]:
     """The architecture's classes: configuration, with head and, if the model has one, without."""
+    from transformers import PreTrainedModel
+
     trunk = getattr(model, model.base_model_prefix, None)
-    base = () if trunk is None or isinstance(trunk, cls) else (stock_class(type(trunk)),)
-    return (cls.config_class, cls, *base)
+    plain = not isinstance(trunk, PreTrainedModel) or isinstance(trunk, cls)
+    return (cls.config_class, cls, *(() if plain else (stock_class(type(trunk)),)))
 
 
 def render(classes: Sequence[tuple[str, str]]) -> str:
@@ -57,11 +60,17 @@ def render(classes: Sequence[tuple[str, str]]) -> str:
 
 
 def address(cls: type[Any]) -> tuple[str, str]:
-    """Where to import a class of transformers from, at the top where it is to be had, and its name."""
+    """Where the saved code imports a class from, and its name.
+
+    From the top of transformers where it is to be had; one that is not transformers' own lies in a file
+    beside the weights.
+    """
     import transformers
 
-    public = getattr(transformers, cls.__name__, None) is cls
-    return "transformers" if public else cls.__module__, cls.__name__
+    if getattr(transformers, cls.__name__, None) is cls:
+        return "transformers", cls.__name__
+    own = cls.__module__.partition(".")[0] == "transformers"
+    return cls.__module__ if own else f".{cls.__module__.rpartition('.')[2]}", cls.__name__
 
 
 def is_ours(folder: Path) -> bool:
@@ -85,7 +94,7 @@ def is_ours(folder: Path) -> bool:
             "changed it. Set trust_remote_code to run it as it is, load it with the release that saved it, "
             "or prune again"
         )
-    return True
+    return not any(module.startswith(".") for module, _ in classes)
 
 
 def per_layer_entries(config: PreTrainedConfig, fields: Mapping[str, dict[int, int]]) -> dict[str, Any]:
@@ -133,14 +142,20 @@ def per_layer_config(
     }
 
 
-def rebuild(code: str, values: Mapping[str, Any], own: Modules) -> PreTrainedModel:
+def rebuild(code: str, cls: type[Any], values: Mapping[str, Any], own: Modules) -> PreTrainedModel:
     """The model that the code builds from the configuration, on the meta device.
+
+    Args:
+        code: as it is saved.
+        cls: the dense model's class, beside which the code would lie.
+        values: the saved config.json.
+        own: the structure of the pruned model.
 
     Raises:
         ValueError: it is not the pruned one, of structure `own`.
     """
-    cls = getattr(imported(code), values["architectures"][0])
-    rebuilt = build(cls, cls.config_class(**values))
+    written = getattr(imported(code, cls.__module__.rpartition(".")[0]), values["architectures"][0])
+    rebuilt = build(written, written.config_class(**values))
     left = differences(own, structure(rebuilt))
     if left:
         name, facts = next(iter(left.items()))
@@ -151,9 +166,9 @@ def rebuild(code: str, values: Mapping[str, Any], own: Modules) -> PreTrainedMod
     return rebuilt
 
 
-def imported(code: str) -> ModuleType:
-    """The code as a module, the same one for the same code."""
-    name = f"pruned_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+def imported(code: str, package: str) -> ModuleType:
+    """The code as a module of `package`, the same one for the same code."""
+    name = f"{package}.{WRITTEN}_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
     if name not in sys.modules:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / CODE

@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruner.modeling.fields import changed_fields
-from pruner.modeling.per_layer import CODE, address, own_classes, per_layer_config, rebuild, render
+from pruner.modeling.per_layer import (
+    CODE,
+    address,
+    own_classes,
+    per_layer_config,
+    rebuild,
+    render,
+)
 from pruner.modeling.stock import stock_model
 from pruner.modeling.widths import (
     Modules,
     build,
     dense_config,
     differences,
+    settled,
     sizes,
     stock_class,
     structure,
@@ -35,12 +43,13 @@ def save_weights(model: PreTrainedModel, folder: Path) -> None:
     config = with_head_dim(cls, dense_config(model.config))
     config.dtype = model.dtype
     dense = structure(build(cls, config))
-    own = structure(model, shared=model.config)
+    unsaved = {name for name, _ in model.named_non_persistent_buffers()}
+    own = settled(structure(model, shared=model.config), dense, unsaved)
     fields = changed_fields(cls, config, sizes(own), sizes(dense))
     classes = own_classes(model, cls)
-    code = render([address(one) for one in classes])
     values = per_layer_config(config, classes, differences(own, dense), fields)
-    stock = stock_model(rebuild(code, values, own), own, dense, fields)
+    code = render([address(one) for one in classes])
+    stock = stock_model(rebuild(code, cls, values, own), own, dense, fields)
     if stock is not None:
         save_stock(model, stock, folder)
         return
@@ -62,6 +71,6 @@ def all_tensors(model: PreTrainedModel, dense: Modules) -> dict[str, torch.Tenso
     state: dict[str, torch.Tensor] = model.state_dict()
     for name, buffer in model.named_non_persistent_buffers():
         owner, _, key = name.rpartition(".")
-        if list(buffer.shape) != dense[owner].get(key):
+        if key in dense[owner] and list(buffer.shape) != dense[owner][key]:
             state[name] = buffer
     return state

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +25,13 @@ PASSING = (
 """Attributes that tell of a model's use and not of what it computes."""
 
 
+WRITTEN = "modeling_pruned"
+"""The module that is saved beside a pruned model's weights."""
+
+
 def stock_class(cls: type[Any]) -> type[Any]:
-    """The first class among a class and its ancestors that transformers itself has, else the class."""
-    return next((base for base in cls.__mro__ if base.__module__.split(".")[0] == "transformers"), cls)
+    """The dense architecture's class: the first of a class and its ancestors that pruning did not write."""
+    return next(base for base in cls.__mro__ if not base.__module__.rpartition(".")[2].startswith(WRITTEN))
 
 
 def dense_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -124,6 +127,25 @@ def differences(own: Modules, dense: Modules) -> Modules:
     return {name: facts for name, facts in told.items() if facts}
 
 
+def settled(own: Modules, dense: Modules, unsaved: Collection[str]) -> Modules:
+    """A model's structure without what running leaves behind: flags set, tables made that are made anew.
+
+    Args:
+        own, dense: structures of the pruned and of the dense model.
+        unsaved: names of the pruned model's buffers that are not saved.
+    """
+    return {
+        name: {
+            key: dense[name][key] if type(value) is bool and key in dense[name] else value
+            for key, value in facts.items()
+            if key in dense[name] or f"{name}.{key}".lstrip(".") not in unsaved
+        }
+        if name in dense
+        else facts
+        for name, facts in own.items()
+    }
+
+
 def changed(own: Facts, dense: Facts) -> Facts:
     """The facts that are not the dense module's; those of a `config` of its own field by field."""
     facts = {key: value for key, value in own.items() if key not in dense or dense[key] != value}
@@ -134,39 +156,6 @@ def changed(own: Facts, dense: Facts) -> Facts:
         if not facts["config"]:
             del facts["config"]
     return facts
-
-
-def compact(modules: Modules) -> Modules:
-    """Tell once what is the same in several layers: "model.layers.4-25.mlp.up_proj"."""
-    alike: dict[tuple[str, str, str], list[int]] = {}
-    kept: dict[tuple[str, str, str], Facts] = {}
-    for name, facts in modules.items():
-        before, layer, after = split_layer(name)
-        key = (before, after, repr(facts)) if layer is not None else (name, "", "")
-        kept[key] = facts
-        alike.setdefault(key, []).extend([] if layer is None else [layer])
-    return {
-        f"{before}{ranges(layers)}{after}": kept[before, after, what]
-        for (before, after, what), layers in alike.items()
-    }
-
-
-def split_layer(name: str) -> tuple[str, int | None, str]:
-    """ "model.layers.4.mlp" -> ("model.layers.", 4, ".mlp"); no number: (name, None, "")."""
-    match = re.search(r"(?<=\.)\d+(?=\.|$)", name)
-    return (name[: match.start()], int(match[0]), name[match.end() :]) if match else (name, None, "")
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """[0, 2, 3, 4] -> "0,2-4"."""
-    return ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs(sorted(numbers)))
-
-
-def runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """First and last of every run of consecutive numbers."""
-    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
-        members = [number for _, number in run]
-        yield members[0], members[-1]
 
 
 def sizes(modules: Mapping[str, Facts]) -> dict[tuple[str, str, int], int]:

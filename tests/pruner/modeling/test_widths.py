@@ -3,8 +3,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruner.modeling.compaction import compact, ranges
 from pruner.modeling.remote.modeling_pruned import spelled_out
-from pruner.modeling.widths import build, compact, dense_config, differences, ranges, structure
+from pruner.modeling.widths import build, dense_config, differences, structure
 
 LAYERS = st.dictionaries(st.integers(0, 130), st.sampled_from([3, 5, 7]), min_size=1)
 
