@@ -162,7 +162,8 @@ class RunCommand(LightningCLI):
     def prune(self) -> int:
         """Stop after `pruned/` and `plan.json`."""
         stage = Pruning(self.config_init.pruner, self.run_folder, track=bar)
-        stage.prune(self.model.model_name_or_path, trust_remote_code=self.model.trust_remote_code)
+        model = self.model
+        stage.prune(model.model_name_or_path, trust_remote_code=model.trust_remote_code, track=bar)
         return 0
 
     def validate(self) -> int:

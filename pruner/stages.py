@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pruner.calibration import load_calibration
 from pruner.checkpoint import load_config, load_model, load_tokenizer, save_model
 from pruner.importance import NEED_NO_TEXT
@@ -15,17 +17,46 @@ from pruner.records import read_records
 from pruner.run_folder import RunFolder, content_identity, done_record, mark_done
 
 
+def is_pruned(
+    run: RunFolder, model_name_or_path: str, settings: PruningSettings, dtype: str | None = None
+) -> bool:
+    """Whether the folder holds the finished stage of these inputs.
+
+    Raises:
+        ValueError: it holds one of others.
+    """
+    record = stage_record(model_name_or_path, settings, dtype)
+    finished = done_record(run.pruned)
+    if finished is not None and finished != record:
+        raise ValueError(
+            f"{run.pruned} was pruned from other inputs: {finished} there, {record} asked for; "
+            "choose another run_dir"
+        )
+    return finished is not None
+
+
 def prune_into(
     run: RunFolder,
     model_name_or_path: str,
     settings: PruningSettings,
     *,
     dtype: str | None = None,
-    device: str = "cpu",
+    device: torch.device | str | None = None,
     trust_remote_code: bool = False,
+    together: bool = False,
     track: Track = silent,
 ) -> bool:
     """Prune a model into `run.pruned` and `run.plan`; a finished stage of the same inputs is kept.
+
+    Args:
+        run: takes what is made.
+        model_name_or_path: the dense model.
+        settings: what to remove.
+        dtype: of its weights, as saved by default.
+        device: where to score and compensate; by default the first GPU, if there is one.
+        trust_remote_code: run modelling code that comes with the model.
+        together: every process of the default group calls this and they share the samples; the first writes.
+        track: sees the work go by.
 
     Returns:
         False where the finished stage was found and used as it is.
@@ -33,24 +64,22 @@ def prune_into(
     Raises:
         ValueError: the folder holds a finished stage of other inputs, or the settings cannot be met.
     """
-    record = stage_record(model_name_or_path, settings, dtype)
-    finished = done_record(run.pruned)
-    if finished is not None:
-        if finished == record:
-            return False
-        raise ValueError(
-            f"{run.pruned} was pruned from other inputs: {finished} there, {record} asked for; "
-            "choose another run_dir"
-        )
+    if is_pruned(run, model_name_or_path, settings, dtype):
+        return False
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
     if settings.plan is None and settings.criterion not in NEED_NO_TEXT:
         load_calibration(settings.calibration, tokenizer)  # too little text is found before weights are read
     model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
-    plan = prune(model, tokenizer, settings, track=track)
-    plan.save(run.plan)
-    shutil.rmtree(run.pruned, ignore_errors=True)
-    save_model(model, tokenizer, run.pruned)
-    mark_done(run.pruned, record)
+    plan = prune(model, tokenizer, settings, track=track, together=together)
+    if not together or torch.distributed.get_rank() == 0:
+        plan.save(run.plan)
+        shutil.rmtree(run.pruned, ignore_errors=True)
+        save_model(model, tokenizer, run.pruned)
+        mark_done(run.pruned, stage_record(model_name_or_path, settings, dtype))
+    del model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return True
 
 

@@ -3,12 +3,13 @@
 import logging
 import time
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pruner.pipeline import PruningSettings
 from pruner.progress import Track, silent
 from pruner.run_folder import RunFolder
-from pruner.stages import prune_into
+from pruner.stages import is_pruned, prune_into
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ class Pruning(Callback):
     """Runs the pruning stage in `setup`, where the processes exist and nothing is built yet.
 
     Later hooks are too late: optimizers and the DeepSpeed engine would keep the dense parameters.
-    Rank 0 prunes into the run folder; the others wait, and fail with it if it fails.
+    All ranks score together, each on its own device and its share of the samples; rank 0 writes the folder.
     """
 
     def __init__(self, settings: PruningSettings, run: RunFolder, track: Track = silent) -> None:
@@ -29,24 +30,56 @@ class Pruning(Callback):
         """Prune once, then point the module at the pruned folder."""
         if stage != "fit":
             return
-        failure = None
-        if trainer.is_global_zero:
-            try:
-                self.prune(pl_module.model_name_or_path, trust_remote_code=pl_module.trust_remote_code)
-            except Exception as error:
-                failure = error
-        message = trainer.strategy.broadcast(repr(failure) if failure else None)
-        if failure:
-            raise failure
-        if message:
-            raise ValueError(f"pruning failed on rank 0: {message}")
+        if not self.is_done(trainer, pl_module.model_name_or_path):
+            self.prune(
+                pl_module.model_name_or_path,
+                trust_remote_code=pl_module.trust_remote_code,
+                device=trainer.strategy.root_device,
+                together=trainer.world_size > 1,
+                track=self.track if trainer.is_global_zero else silent,
+            )
+        trainer.strategy.barrier("pruned")
         pl_module.pruned_folder = self.run.pruned
 
-    def prune(self, model_name_or_path: str, *, trust_remote_code: bool = False) -> None:
+    def is_done(self, trainer: Trainer, model_name_or_path: str) -> bool:
+        """What rank 0 sees in the run folder, on every rank.
+
+        Raises:
+            ValueError: on every rank, if the folder is of other inputs.
+        """
+        done, failure = False, None
+        if trainer.is_global_zero:
+            try:
+                done = is_pruned(self.run, model_name_or_path, self.settings)
+            except ValueError as error:
+                failure = str(error)
+        seen: tuple[bool, str | None] = trainer.strategy.broadcast((done, failure))
+        done, failure = seen
+        if failure:
+            raise ValueError(failure)
+        if done:
+            log.info("pruned into %s (already complete, used as it is)", self.run.pruned)
+        return done
+
+    def prune(
+        self,
+        model_name_or_path: str,
+        *,
+        trust_remote_code: bool = False,
+        device: torch.device | None = None,
+        together: bool = False,
+        track: Track = silent,
+    ) -> None:
         """Run the stage in this process and say in one line what it did and cost."""
         start = time.perf_counter()
         fresh = prune_into(
-            self.run, model_name_or_path, self.settings, trust_remote_code=trust_remote_code, track=self.track
+            self.run,
+            model_name_or_path,
+            self.settings,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            together=together,
+            track=track,
         )
         cost = f"{time.perf_counter() - start:.0f} s" if fresh else "already complete, used as it is"
         log.info("pruned into %s (%s)", self.run.pruned, cost)

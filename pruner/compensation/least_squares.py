@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pruner.ranks import Ranks
+
 
 class Moments:
     """Streamed means over tokens of a projection's inputs and the outputs wanted of it.
@@ -36,6 +38,16 @@ class Moments:
             (self.targets, targets.sum(0)),
         ):
             mean.mul_(1 - weight * len(inputs)).add_(total, alpha=weight)
+
+    def meet(self, ranks: Ranks) -> None:
+        """Make the means those over the tokens of all processes."""
+        count = torch.tensor(float(self.count), dtype=torch.float64, device=self.gram.device)
+        ranks.add(count)
+        share = self.count / count.item()
+        for mean in (self.gram, self.cross, self.inputs, self.targets):
+            mean.mul_(share)
+            ranks.add(mean)
+        self.count = round(count.item())
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Covariance of the inputs and their covariance with the targets."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruner.groups import Group
-from pruner.importance.backward import backward
+from pruner.importance.backward import sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection, projection_of
+from pruner.ranks import ALONE, Ranks
 
 
 def gate_taylor(activation: Tensor, grad: Tensor) -> Tensor:
@@ -45,6 +46,7 @@ def gate_importance(
     squared: bool,
     batch_size: int = 4,
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Group name -> (num_units,) fp32: |mean gate gradient| (Taylor), or mean square of it (Fisher).
 
@@ -57,6 +59,7 @@ def gate_importance(
         squared: Fisher, half of which is the second-order change in loss, instead of Taylor.
         batch_size: samples in one backward pass; no influence on the result.
         track: sees the passes go by.
+        ranks: the processes that share the samples.
     """
     projections = project(model, groups)
     totals: dict[str, Tensor] = {}
@@ -69,9 +72,8 @@ def gate_importance(
         totals[name] = totals.get(name, 0) + total
 
     with frozen(model), observed_inputs(model, projections, receive):
-        batches = input_ids.split(batch_size)
-        for number, batch in enumerate(track(batches, "estimate", len(batches))):
-            backward(model, batch, number * batch_size, num_samples)
+        sweep(model, input_ids, batch_size, track, ranks)
+    ranks.add(*totals.values())
     return {name: totals[name].abs().cpu() for name in projections}
 
 

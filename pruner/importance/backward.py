@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from pruner.progress import Track
+from pruner.ranks import Ranks
+
 Receive = Callable[[str, Tensor], None]
 
 
@@ -36,6 +39,14 @@ def backward(model: PreTrainedModel, batch: Tensor, first: int, num_samples: int
             "does not survive its own weights' precision: load it in bfloat16 or float32"
         )
     (losses.sum() / num_samples).backward()
+
+
+def sweep(model: PreTrainedModel, input_ids: Tensor, batch_size: int, track: Track, ranks: Ranks) -> None:
+    """Back-propagate the mean loss over this process's share of the samples, batch by batch."""
+    first = ranks.first(len(input_ids))
+    batches = ranks.share(input_ids).split(batch_size)
+    for number, batch in enumerate(track(batches, "estimate", len(batches))):
+        backward(model, batch, first + number * batch_size, len(input_ids))
 
 
 def parameters_of(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:

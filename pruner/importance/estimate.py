@@ -11,6 +11,7 @@ from pruner.importance.activations import gate_importance
 from pruner.importance.criteria import REDUCTIONS, WEIGHT_CRITERIA, choose, random_scores
 from pruner.importance.weights import weight_importance
 from pruner.progress import Track, silent
+from pruner.ranks import ALONE, Ranks
 
 CRITERIA = {
     "random": "nothing: the baseline that any criterion has to beat",
@@ -38,6 +39,7 @@ def estimate_importance(
     batch_size: int | None = None,
     seed: int = 0,
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Score every unit of every group: group name -> (num_units,) fp32 on the CPU, larger is dearer.
 
@@ -50,6 +52,7 @@ def estimate_importance(
         batch_size: samples in one pass; no influence on the result.
         seed: of "random".
         track: sees the passes go by.
+        ranks: the processes that share the samples.
 
     Raises:
         ValueError: an unknown name, quantised weights, or a loss or score that is not finite.
@@ -65,6 +68,6 @@ def estimate_importance(
         input_ids = torch.zeros((1, 2), dtype=torch.int64)
     if criterion in WEIGHT_CRITERIA:
         rule = WEIGHT_CRITERIA[criterion]
-        return weight_importance(model, groups, input_ids, rule, reduction, batch_size, track)
+        return weight_importance(model, groups, input_ids, rule, reduction, batch_size, track, ranks)
     squared = criterion == "gate_fisher"
-    return gate_importance(model, groups, input_ids, squared, batch_size or 4, track)
+    return gate_importance(model, groups, input_ids, squared, batch_size or 4, track, ranks)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruner.importance.activations import frozen
-from pruner.importance.backward import backward
+from pruner.importance.backward import sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection
+from pruner.ranks import ALONE, Ranks
 
 
 def gradient_covariances(
@@ -20,6 +21,7 @@ def gradient_covariances(
     input_ids: Tensor,
     batch_size: int = 4,
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """G = E[g gᵀ] over tokens, g the gradient of the text's summed loss at a projection's output.
 
@@ -31,6 +33,7 @@ def gradient_covariances(
         input_ids: (num_samples, seq_len) int64.
         batch_size: samples in one backward pass; no influence on the result.
         track: sees the passes go by.
+        ranks: the processes that share the samples.
 
     Returns:
         Name -> (out, out) fp32, in nats² per token and squared unit of the output.
@@ -43,9 +46,8 @@ def gradient_covariances(
         totals[name] = totals.get(name, 0) + rows.T @ rows / tokens
 
     with frozen(model), observed_gradients(model, projections, receive):
-        batches = input_ids.split(batch_size)
-        for number, batch in enumerate(track(batches, "estimate", len(batches))):
-            backward(model, batch, number * batch_size, len(input_ids))
+        sweep(model, input_ids, batch_size, track, ranks)
+    ranks.add(*totals.values())
     return totals
 
 

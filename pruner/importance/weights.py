@@ -11,6 +11,7 @@ from pruner.groups import Group
 from pruner.importance.backward import backward, parameters_of, streamed_gradients
 from pruner.importance.criteria import REDUCTIONS, WeightCriterion
 from pruner.progress import Track, silent
+from pruner.ranks import ALONE, Ranks
 
 
 class Folding:
@@ -26,12 +27,14 @@ class Folding:
         axes: Collection[tuple[str, int]],
         num_samples: int,
         passes: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.criterion = criterion
         self.parameters = parameters
         self.axes = axes
         self.num_samples = num_samples
         self.passes = passes
+        self.ranks = ranks
         self.folded: dict[tuple[str, int], Tensor] = {}
         self.unfinished: dict[str, tuple[int, Tensor, Tensor]] = {}
         self.samples = "all samples"
@@ -46,6 +49,8 @@ class Folding:
         if seen + 1 < self.passes:
             self.unfinished[name] = (seen + 1, grad, square)
         else:
+            if not self.criterion.additive:
+                self.ranks.add(*([grad, square] if self.criterion.per_sample else [grad]))
             self.fold(name, grad, square)
 
     def fold(self, name: str, grad: Tensor, square: Tensor) -> None:
@@ -78,6 +83,7 @@ def weight_importance(
     reduction: str = "sum",
     batch_size: int | None = None,
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Group name -> (num_units,) fp32 on the CPU; one sample's loss is the mean over its tokens, in nats.
 
@@ -93,6 +99,7 @@ def weight_importance(
         reduction: one of `REDUCTIONS`.
         batch_size: samples in one backward pass, all by default; no influence on the result.
         track: sees the passes go by.
+        ranks: the processes that share the samples.
 
     Raises:
         ValueError: weights are quantised, or a loss or score is not finite.
@@ -100,23 +107,28 @@ def weight_importance(
     names = {piece.name for group in groups for piece in group.slices}
     parameters = {name: weight for name, weight in parameters_of(model, names).items() if weight.dim() > 1}
     axes = {(piece.name, piece.dim) for group in groups for piece in group.slices if piece.name in parameters}
-    folding = Folding(criterion, parameters, axes, len(input_ids))
+    folding = Folding(criterion, parameters, axes, len(input_ids), ranks=ranks)
     if criterion.gradient:
         size = 1 if criterion.per_sample else batch_size or len(input_ids)
-        _sweep(model, folding, input_ids.split(size), track)
+        _sweep(model, folding, input_ids, size, track)
+        if criterion.additive:
+            ranks.add(*folding.folded.values())
     else:
         for name in parameters:
             folding.fold(name, torch.zeros(()), torch.zeros(()))
     return {group.name: _unit_scores(group, folding, reduction) for group in groups}
 
 
-def _sweep(model: PreTrainedModel, folding: Folding, batches: Sequence[Tensor], track: Track) -> None:
-    """Run every backward pass that the criterion needs."""
+def _sweep(model: PreTrainedModel, folding: Folding, input_ids: Tensor, size: int, track: Track) -> None:
+    """Run every backward pass that the criterion needs on this process's share of the samples."""
+    batches = folding.ranks.share(input_ids).split(size)
     sweeps = [folding.parameters]
-    if not folding.criterion.additive and len(batches) > 1:
+    largest = len(input_ids.tensor_split(folding.ranks.size)[0])
+    if not folding.criterion.additive and largest > size:
         folding.passes = len(batches)
         sweeps = _by_layer(folding.parameters)
-    starts = [sum(map(len, batches[:i])) for i in range(len(batches))]
+    begin = folding.ranks.first(len(input_ids))
+    starts = [begin + sum(map(len, batches[:i])) for i in range(len(batches))]
     steps = [(part, first, batch) for part in sweeps for first, batch in zip(starts, batches)]
     for part, first, batch in track(steps, "estimate", len(steps)):
         folding.samples = f"calibration sample {first}" + f" to {first + len(batch) - 1}" * (len(batch) > 1)

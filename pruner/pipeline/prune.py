@@ -22,6 +22,7 @@ from pruner.pipeline.walk import compress
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.projections import Projection
+from pruner.ranks import ALONE, Ranks
 from pruner.selection import lowest, prunable
 from pruner.surgery import remove
 
@@ -35,6 +36,8 @@ def prune(
     tokenizer: PreTrainedTokenizerBase,
     settings: PruningSettings,
     track: Track = silent,
+    *,
+    together: bool = False,
 ) -> PruningPlan:
     """Cut the model in place and say what was cut.
 
@@ -43,6 +46,8 @@ def prune(
         tokenizer: for the calibration text.
         settings: what to remove.
         track: sees the work go by.
+        together: every process of the default group calls this with the same model, and they share the
+            samples; the result is on each.
 
     Returns:
         The plan; with the dense model it gives the pruned one again.
@@ -51,17 +56,23 @@ def prune(
         ValueError: settings, text and model do not fit one another; the model is untouched.
     """
     if settings.plan is not None:
-        return replay(model, tokenizer, settings, track)
+        return replay(model, tokenizer, settings, track, together=together)
     needs_text = settings.criterion not in NEED_NO_TEXT or settings.compensation is not None
     data = load_calibration(settings.calibration, tokenizer) if needs_text else None
+    ranks = shared_by(data, together)
     dense = Dense.of(model, discover(model))
     groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
     dense.allocate(groups, settings.budget)
     if settings.criterion == "kronecker":
-        kept, scores = prune_within(model, dense, groups, settings, data, track)
+        kept, scores = prune_within(model, dense, groups, settings, data, track, ranks)
     else:
-        kept, scores = prune_after(model, dense, groups, settings, data, track)
+        kept, scores = prune_after(model, dense, groups, settings, data, track, ranks)
     return dense.plan(settings, groups, kept, scores, data)
+
+
+def shared_by(data: CalibrationData | None, together: bool) -> Ranks:
+    """The processes that share the samples."""
+    return Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
 
 
 def prune_after(
@@ -71,19 +82,20 @@ def prune_after(
     settings: PruningSettings,
     data: CalibrationData | None,
     track: Track,
+    ranks: Ranks,
 ) -> tuple[Kept, Scores]:
     """Score all units on the dense model, choose, then remove; compensate if asked."""
     input_ids = None if data is None else data.input_ids
     seed = settings.calibration.seed
     scores = estimate_importance(
-        model, groups, input_ids, settings.criterion, settings.reduction, seed=seed, track=track
+        model, groups, input_ids, settings.criterion, settings.reduction, seed=seed, track=track, ranks=ranks
     )
     removed = dense.allocate(groups, settings.budget, settings.granularity, scores)
     kept = {group.name: lowest(scores[group.name], removed[group.name]) for group in groups}
     if settings.compensation is None or input_ids is None:
         remove(model, groups, kept)
     else:
-        compensate(model, dense, kept, input_ids, settings.compensation, track)
+        compensate(model, dense, kept, input_ids, settings.compensation, track, ranks)
     return kept, scores
 
 
@@ -94,13 +106,15 @@ def prune_within(
     settings: PruningSettings,
     data: CalibrationData | None,
     track: Track,
+    ranks: Ranks,
 ) -> tuple[Kept, Scores]:
     """Choose each layer's units when the walk comes by, by what their removal costs after the refit."""
     assert data is not None
     assert settings.compensation is not None
-    removed = allocate_widths(model, dense, groups, settings, data.input_ids, track)
+    removed = allocate_widths(model, dense, groups, settings, data.input_ids, track, ranks)
     losing = [group for group in groups if removed[group.name]]
-    covariances = gradient_covariances(model, project(model, losing), data.input_ids, track=track)
+    projections = project(model, losing)
+    covariances = gradient_covariances(model, projections, data.input_ids, track=track, ranks=ranks)
     scores: Scores = {}
     damping = settings.compensation.damping
 
@@ -112,7 +126,8 @@ def prune_within(
         kept, scores[name] = cheapest(best, inverse, covariance, index, removed[name])
         return kept
 
-    chosen = compress(model, dense.structure, losing, data.input_ids, choose, settings.compensation, track)
+    refit, text = settings.compensation, data.input_ids
+    chosen = compress(model, dense.structure, losing, text, choose, refit, track, ranks)
     return {group.name: chosen.get(group.name, range(group.num_units)) for group in groups}, scores
 
 
@@ -123,11 +138,12 @@ def allocate_widths(
     settings: PruningSettings,
     input_ids: Tensor,
     track: Track,
+    ranks: Ranks,
 ) -> dict[str, int]:
     """How many units each group loses; a global threshold is set on gate Fisher scores."""
     if settings.granularity == "block":
         return dense.allocate(groups, settings.budget)
-    scores = estimate_importance(model, groups, input_ids, "gate_fisher", track=track)
+    scores = estimate_importance(model, groups, input_ids, "gate_fisher", track=track, ranks=ranks)
     return dense.allocate(groups, settings.budget, settings.granularity, scores)
 
 
@@ -138,6 +154,7 @@ def compensate(
     input_ids: Tensor,
     settings: Compensation,
     track: Track,
+    ranks: Ranks,
 ) -> None:
     """Remove what is decided, and refit what remains."""
     losing = [
@@ -155,6 +172,7 @@ def compensate(
             lambda projection, _moments, _weight: decided[projection.group.name],
             settings,
             track,
+            ranks,
         )
 
 
@@ -163,6 +181,8 @@ def replay(
     tokenizer: PreTrainedTokenizerBase,
     settings: PruningSettings,
     track: Track = silent,
+    *,
+    together: bool = False,
 ) -> PruningPlan:
     """Remove what a plan names; compensate only if its calibration text is given again.
 
@@ -180,7 +200,8 @@ def replay(
                 f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "
                 f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
             )
-        compensate(model, dense, plan.kept, data.input_ids, Compensation(**plan.compensation), track)
+        refit, ranks = Compensation(**plan.compensation), shared_by(data, together)
+        compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
         return plan
     if plan.compensation:
         log.warning(

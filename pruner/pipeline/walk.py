@@ -14,6 +14,7 @@ from pruner.discovery import Structure
 from pruner.groups import Group
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major, projection_of
+from pruner.ranks import ALONE, Ranks
 from pruner.surgery import remove
 
 Choose = Callable[[Projection, Moments, Tensor], tuple[int, ...]]
@@ -29,6 +30,7 @@ def compress(
     choose: Choose,
     settings: Compensation,
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> dict[str, tuple[int, ...]]:
     """Prune `groups` in place, layer by layer; beside the model one dense layer and two streams are kept.
 
@@ -43,11 +45,13 @@ def compress(
         choose: picks the units that stay.
         settings: of the refit.
         track: sees the layers go by.
+        ranks: the processes that share the samples.
 
     Returns:
         Group name -> surviving units.
     """
     size = settings.batch_size
+    input_ids = ranks.share(input_ids)
     layers = structure.layers[: 1 + max(group.layer or 0 for group in groups)]
     calls = layer_calls(model, layers, input_ids, size)
     dense = torch.cat([embed(model, layers[0], rows) for rows in input_ids.split(size)])
@@ -60,7 +64,7 @@ def compress(
             continue
         pruned = dense.clone() if pruned is dense else pruned
         walk = LayerWalk(
-            model, name, calls[number], dense, pruned, _readers(model, structure, here), settings
+            model, name, calls[number], dense, pruned, _readers(model, structure, here), settings, ranks
         )
         for projection in walk.projections:
             if projection.group.name in here:
@@ -100,8 +104,10 @@ class LayerWalk:
         pruned: Tensor,
         readers: Sequence[Projection],
         settings: Compensation,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
+        self.ranks = ranks
         self.call = call
         self.streams = (dense, pruned)
         self.settings = settings
@@ -120,7 +126,7 @@ class LayerWalk:
         module = self.layer.get_submodule(self.modules[self.projections.index(projection)])
         weight = input_major(module).float()
         moments = self.moments(projection)
-        kept = choose(projection, moments, weight)
+        kept = self.ranks.agree(choose(projection, moments, weight), weight.device)
         inputs = projection.inputs_of(kept)
         fitted, bias = refit(moments, weight, inputs, self.settings.damping, module.bias is not None)
         remove(self.model, [projection.group], {projection.group.name: kept})
@@ -144,6 +150,7 @@ class LayerWalk:
             if theirs.hidden is not None:
                 dense.copy_(theirs.hidden)
                 self.dense_has_left = True
+        moments.meet(self.ranks)
         return moments
 
     def leave(self) -> None:

@@ -1,22 +1,9 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pruner.groups import Group, Slice
-
-DATA = Path(os.environ.get("LLM_PRUNE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-@pytest.fixture
-def data():
-    """The folder of real data; a test that needs it skips where it is absent."""
-    if not DATA.is_dir():
-        pytest.skip(f"{DATA} is missing; set LLM_PRUNE_TEST_DATA to the folder of test data")
-    return DATA
 
 
 @pytest.fixture

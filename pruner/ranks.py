@@ -1,0 +1,55 @@
+"""Calibration shared among processes: each looks at its part of the samples, and their sums meet."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The processes that calibrate together, each with the whole model.
+
+    Every process calls the same functions in the same order; what they decide is the same on all, and to
+    rounding what one process alone would decide.
+
+    Attributes:
+        rank: of this process.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of_group(cls, num_samples: int) -> "Ranks":
+        """The default process group; every process for itself where there is none, or a sample too few."""
+        if not dist.is_initialized() or num_samples < dist.get_world_size():
+            return ALONE
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def share(self, samples: Tensor) -> Tensor:
+        """This process's part of (num_samples, ...)."""
+        return samples.tensor_split(self.size)[self.rank]
+
+    def first(self, num_samples: int) -> int:
+        """Number of the first sample of this process's part."""
+        return sum(len(part) for part in torch.arange(num_samples).tensor_split(self.size)[: self.rank])
+
+    def add(self, *totals: Tensor) -> None:
+        """Replace each tensor by its sum over the processes."""
+        if self.size > 1:
+            for total in totals:
+                dist.all_reduce(total)
+
+    def agree(self, units: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+        """What the first process decided, as many units on each."""
+        if self.size == 1:
+            return units
+        decided = torch.tensor(units, device=device)
+        dist.broadcast(decided, 0)
+        return tuple(decided.tolist())
+
+
+ALONE = Ranks()

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pruner.calibration import Calibration
+from pruner.discovery import discover
+from pruner.importance import CRITERIA, NEED_NO_TEXT, estimate_importance
+from pruner.pipeline import PruningSettings, prune
+from pruner.ranks import ALONE, Ranks
+from pruner.selection import Budget
+
+SCORED = [name for name in CRITERIA if name not in (*NEED_NO_TEXT, "kronecker")]
+WORDS = "Once upon a time there was a little girl who had a red ball and a big dog. "
+SAMPLES = torch.randint(3, 400, (5, 24), generator=torch.Generator().manual_seed(1))
+WORLD = 2
+
+
+def pruned(folder, text, together):
+    """The widths and weights that the default settings lead to."""
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    calibration = Calibration(str(text), num_samples=7, seq_len=32)
+    settings = PruningSettings(Budget(0.3, 1), calibration=calibration, protect_first=1, protect_last=1)
+    plan = prune(model, tokenizer, settings, together=together)
+    return plan.kept, model.state_dict()
+
+
+def scored(folder, ranks):
+    """Criterion -> scores of all groups, with batches that do not come out even."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    groups = discover(model).groups
+    return {
+        name: estimate_importance(model, groups, SAMPLES, name, batch_size=2, ranks=ranks) for name in SCORED
+    }
+
+
+def work(rank, folder, text, output):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{output}/meet", rank=rank, world_size=WORLD)
+    result = (scored(folder, Ranks.of_group(len(SAMPLES))), pruned(folder, text, together=True))
+    torch.save(result, output / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "text.jsonl"
+    file.write_text("".join(json.dumps({"text": WORDS * (2 + i)}) + "\n" for i in range(12)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def together(data, text, tmp_path_factory):
+    """What each of two processes found."""
+    output = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(work, (data / "stories260K", text, output), nprocs=WORLD)
+    return [torch.load(output / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("criterion", SCORED)
+def test_scores_do_not_depend_on_the_number_of_processes(together, data, criterion):
+    alone = scored(data / "stories260K", ALONE)[criterion]
+    for scores, _ in together:
+        torch.testing.assert_close(scores[criterion], alone, rtol=1e-4, atol=1e-6 * max_of(alone))
+
+
+def max_of(scores):
+    return max(float(vector.max()) for vector in scores.values())
+
+
+@pytest.mark.distributed
+def test_processes_prune_alike_and_as_one_alone_does(together, data, text):
+    kept, weights = pruned(data / "stories260K", text, together=False)
+    for _, (theirs, state) in together:
+        assert theirs == kept
+        for name, weight in weights.items():
+            torch.testing.assert_close(state[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_every_sample_belongs_to_one_process():
+    samples = torch.arange(7)
+    parts = [Ranks(rank, 3).share(samples) for rank in range(3)]
+    assert torch.cat(parts).equal(samples)
+    assert [int(part[0]) for part in parts] == [Ranks(rank, 3).first(7) for rank in range(3)]
