@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 COMMANDS = {
     "fit": "prune, recover, evaluate and report: the whole path, resumed where it stopped",
@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a model folder in another format",
     "generate": "continue a prompt with any model folder",
     "plan": "show a pruning plan, compare two, or preview a budget without touching weights",
+    "resources": "memory, steps and hours of a run; refuses one that does not fit",
     "submit": "run the whole path on a SLURM cluster, as a chain of jobs",
     "status": "how far a submitted run is",
     "cancel": "end a submitted run's jobs",
@@ -110,18 +111,30 @@ def evaluate(args: list[str]) -> int:
 def export(args: list[str]) -> int:
     """Write a model folder in another format."""
 
-    def run(model: str, output: str, format: Literal["hf", "padded"] = "hf", verify: bool = True) -> None:
+    def run(
+        model: str,
+        output: str,
+        format: str = "hf",
+        verify: bool = True,
+        max_shard_size: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
         """Write a model folder in another format and load it back to compare.
 
         Args:
             model: the folder to read.
             output: the folder or file to write; must not exist.
-            format: hf (a folder for transformers), padded (dense shapes, zeros where something went).
+            format: hf (a folder for transformers), padded (dense shapes, zeros where something went), gguf,
+                gguf-f16, or gguf- and a type of llama.cpp's own quantisation, such as gguf-q4_k_m.
             verify: load the result in a fresh process and compare logits and greedy text.
+            max_shard_size: of each file of weights in a folder, such as 5GB.
+            trust_remote_code: run model code that lies beside the weights.
         """
         from pruner.export import export_model
 
-        export_model(model, output, format, verify=verify)
+        export_model(
+            model, output, format, verify=verify, trust=trust_remote_code, max_shard_size=max_shard_size
+        )
 
     return call(run, args, "export")
 
@@ -153,6 +166,13 @@ def plan(args: list[str]) -> int:
     from lit_modules.plans import diff, preview, show
 
     return call([show, diff, preview], args, "plan", positional=True)
+
+
+def resources(args: list[str]) -> int:
+    """Estimate what a run will need: the same configuration as `fit`, nothing is built."""
+    from lit_modules.resources_command import ResourcesCommand
+
+    return ResourcesCommand(args, "resources").estimate()
 
 
 def submit(args: list[str]) -> int:
