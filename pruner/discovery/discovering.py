@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from pruner.discovery.families import Family, refusal
 from pruner.discovery.following import Trace, follow
 from pruner.discovery.foretelling import Probe
 from pruner.discovery.kinds import headed_places, is_query, kind_of, stream_of
-from pruner.discovery.layers import layer_of, owner_of
+from pruner.discovery.layers import layer_of, lies_in, owner_of
 from pruner.discovery.norms import find_norms
 from pruner.discovery.probing import find_counts
 from pruner.discovery.stream import hidden_group
@@ -51,22 +51,34 @@ def discover(
     trace = follow(model, arguments_for(model, inputs or token_inputs()))
     check_head(model, trace.recording.calls[0].output)
     check_settled(model, trace.twin)
-    spoken = spoken_for(trace.kinds)
-    found: list[tuple[str, Group | str]] = []
-    if "hidden" in kinds:
-        found.append(("hidden", hidden_group(trace)))
-    if "layer" in kinds:
-        found.append(("layers", layer_group(trace)))
-    for family, group in named(trace):
-        if group.layer is not None and trace.layers[group.layer] in spoken:
-            continue
-        found.append((group.name, complete(trace, family, group)))
-    groups = [group for _, group in found if isinstance(group, Group)]
-    refused = spanning(trace) + [Refusal(name, why) for name, why in found if isinstance(why, str)]
+    found = list(search(trace, kinds))
+    groups = [each for each in found if isinstance(each, Group)]
+    refused = [each for each in found if isinstance(each, Refusal)]
     groups += carried(groups, trace.kinds, trace.layers)
     refused += carried_refusals(refused, trace.kinds)
     groups.sort(key=lambda group: -1 if group.layer is None else group.layer)
     return Structure(tuple(groups), trace.layers, tuple(refused))
+
+
+def search(trace: Trace, kinds: Collection[Kind]) -> Iterator[Group | Refusal]:
+    """The groups of these kinds and what is refused, but for the layers that others speak for."""
+    spoken = spoken_for(trace.kinds)
+    candidates = named(trace)
+    for refused in (*spanning(trace), *detached(trace, [group for _, group in candidates])):
+        if not any(lies_in(refused.name, layer) for layer in spoken):
+            yield refused
+    if "hidden" in kinds:
+        yield or_refusal("hidden", hidden_group(trace))
+    if "layer" in kinds:
+        yield or_refusal("layers", layer_group(trace))
+    for family, group in candidates:
+        if group.kind in kinds and (group.layer is None or trace.layers[group.layer] not in spoken):
+            yield or_refusal(group.name, complete(trace, family, group))
+
+
+def or_refusal(name: str, found: Group | str) -> Group | Refusal:
+    """A group, or the refusal for the reason why there is none."""
+    return Refusal(name, found) if isinstance(found, str) else found
 
 
 def named(trace: Trace) -> list[tuple[Family, Group]]:
@@ -107,6 +119,23 @@ def spanning(trace: Trace) -> list[Refusal]:
         what = f"{names[0]} ties the heads of several layers" if tied else "the heads lie outside the layers"
         found.append(Refusal(owner_of(names), f"{what} {trace.layers[0]}, ..."))
     return found
+
+
+def detached(trace: Trace, found: Collection[Group]) -> list[Refusal]:
+    """Heads that a layer without others contracts into something else than the residual stream."""
+    headed = {group.layer for group in found if group.kind == "attention"}
+    refused = []
+    for family in trace.families:
+        names = [piece.axis.name for piece in family.pieces if SEPARATOR not in piece.axis.name]
+        read = [piece.axis.name for piece in family.pieces if piece.reads]
+        if (
+            "batch" in family.marks
+            and read
+            and layer_of(owner_of(names), trace.layers) not in {None, *headed}
+        ):
+            why = f"{read[0]} contracts the heads into something else than the residual stream"
+            refused.append(Refusal(owner_of(names), why))
+    return refused
 
 
 def group_of(family: Family, kind: Kind, name: str, layer: int | None) -> Group:

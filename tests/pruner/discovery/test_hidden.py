@@ -109,7 +109,16 @@ def test_tied_embeddings_stay_tied():
 
 
 def test_only_who_asks_for_them_gets_them():
-    assert all(group.kind != "hidden" for group in discover(tiny_model("llama", "meta")).groups)
+    model = tiny_model("llama", "meta")
+    assert {group.kind for group in discover(model).groups} == {"mlp", "attention", "query"}
+    assert {group.kind for group in discover(model, kinds=["hidden", "mlp"]).groups} == {"hidden", "mlp"}
+
+
+def test_channels_of_an_architecture_that_also_averages_by_hand_are_refused():
+    structure = discover(tiny_model("cohere", "meta"), kinds=["hidden"])
+    (refusal,) = structure.refused
+    assert not structure.groups
+    assert "counts the zeros that would go" in refusal.reason
 
 
 def test_a_narrower_llama_is_saved_as_stock_and_loaded(tmp_path):

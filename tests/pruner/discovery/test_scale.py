@@ -78,3 +78,14 @@ def test_what_crosses_layers_in_another_way_than_the_stream_is_traced_whole(name
     model = deep(name, TIED[name])
     assert not follow(model, tiny_inputs(model)).kinds
     assert said(discover(model)) == said(traced_whole(monkeypatch, model, tiny_inputs(model)))
+
+
+@pytest.mark.parametrize("kind", ["hidden", "layer"])
+@pytest.mark.parametrize("name", ["llama", "bloom", "olmo2"])
+def test_kinds_that_span_layers_are_carried_too(name, kind, monkeypatch):
+    model = deep(name, ALIKE[name])
+    (found,) = discover(model, kinds=[kind]).groups
+    monkeypatch.setattr(discovering, "follow", lambda model, inputs: follow_whole(*twin_of(model), inputs))
+    (whole,) = discover(model, kinds=[kind]).groups
+    assert (found.name, found.num_units, found.modules) == (whole.name, whole.num_units, whole.modules)
+    assert parts(found) == parts(whole)
