@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,10 +48,19 @@ def same_arithmetic(model: PreTrainedModel, other: PreTrainedModel) -> bool:
 
 
 def operations(model: PreTrainedModel) -> Iterator[Operation]:
-    """What runs in one forward pass over a few tokens."""
+    """What runs in a forward pass over a few tokens, by the model's own kind of attention and the plainest.
+
+    Some numbers on modules are read by one kind alone: how often to repeat the key-value heads, for one.
+    """
     input_ids = torch.zeros(1, 7, dtype=torch.long, device="meta")
     if getattr(model.config, "_experts_implementation", None) is not None:
         model.set_experts_implementation("batched_mm")  # the one whose shapes do not depend on data
-    with Recording() as recording, torch.no_grad():
-        model.eval()(input_ids, use_cache=True)
-    yield from recording.operations
+    chosen = model.config._attn_implementation
+    for implementation in dict.fromkeys((chosen, "eager")):
+        with suppress(ValueError):
+            model.set_attn_implementation(implementation)
+        with Recording() as recording, torch.no_grad():
+            model.eval()(input_ids, use_cache=True)
+        yield from recording.operations
+    with suppress(ValueError):
+        model.set_attn_implementation(chosen)

@@ -1,4 +1,4 @@
-"""What transformers would not find by its configuration alone is saved with what leads to it."""
+"""What a configuration alone does not lead to, or does not describe, is saved with what does."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ ODD = {
     "emu3": "a decoder that a composite configuration leads to",
     "musicgen": "another, that keeps its attention's name on a module",
     "prophetnet": "a number of layers that cannot be set",
+    "deepseek_v2": "key-value heads that only plain attention reads",
     "gemma4_text": "layers that differ before any is cut",
 }
 
