@@ -8,9 +8,12 @@ from itertools import islice, zip_longest
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pruner.progress import Track, silent
 from pruner.records import read_records
+
+OWN_TEXT = "self"
 
 MAX_DOCUMENTS = 10_000
 """Rows that are read at most; more are left unread, so that a hub data set of any size can be streamed."""
@@ -21,7 +24,8 @@ class Calibration:
     """The text that estimation and compensation look at.
 
     Attributes:
-        path: text, JSON, JSONL or Parquet file, or a hub data set; None where a plan is replayed.
+        path: text, JSON, JSONL or Parquet file, or a hub data set; "self" for text that the model writes;
+            None where a plan is replayed.
         num_samples: windows to draw.
         seq_len: tokens in each.
         seed: of the draw.
@@ -30,8 +34,8 @@ class Calibration:
     """
 
     path: str | None = None
-    num_samples: int = 10
-    seq_len: int = 64
+    num_samples: int = 192
+    seq_len: int = 128
     seed: int = 0
     field: str = "text"
     split: str = "train"
@@ -57,6 +61,59 @@ class CalibrationData:
     fingerprint: str
 
 
+def draw_samples(
+    settings: Calibration,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    track: Track = silent,
+) -> CalibrationData:
+    """Calibration samples from a text, or written by the model where `settings.path` is "self"."""
+    if settings.path != OWN_TEXT:
+        return load_calibration(settings, tokenizer)
+    input_ids = own_text(settings, model, tokenizer, track)
+    return CalibrationData(input_ids, fingerprint(input_ids))
+
+
+@torch.no_grad()
+def own_text(
+    settings: Calibration,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    track: Track = silent,
+    batch_size: int = 16,
+) -> Tensor:
+    """What the model writes after a first token drawn at random, sampled at temperature 1.
+
+    Data-free calibration (Liu et al. 2023, "LLM-QAT", section 3.1).
+
+    Returns:
+        (num_samples, seq_len) int64.
+    """
+    special = set(tokenizer.all_special_ids)
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
+    draw = random.Random(settings.seed)
+    first = torch.tensor([[draw.choice(ordinary)] for _ in range(settings.num_samples)])
+    batches = first.split(batch_size)
+    written = []
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(settings.seed)
+        for batch in track(batches, "write calibration text", len(batches)):
+            batch = batch.to(model.device)
+            samples = model.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=settings.seq_len - 1,
+                max_new_tokens=settings.seq_len - 1,
+            )
+            written.append(samples.cpu())
+    return torch.cat(written)
+
+
 def load_calibration(settings: Calibration, tokenizer: PreTrainedTokenizerBase) -> CalibrationData:
     """Draw windows at random places of random documents, each at least a window long.
 
@@ -67,7 +124,10 @@ def load_calibration(settings: Calibration, tokenizer: PreTrainedTokenizerBase) 
         ValueError: no path, a row without text, or less text than asked for.
     """
     if settings.path is None:
-        raise ValueError("calibration.path is missing: name a file of text or a hub data set")
+        raise ValueError(
+            "calibration.path is missing: name a file of text or a hub data set, or 'self' "
+            "for text that the model writes"
+        )
     draw = random.Random(settings.seed)
     texts = list(islice(_texts(settings), MAX_DOCUMENTS))
     draw.shuffle(texts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pruner.calibration import load_calibration
+from pruner.calibration import OWN_TEXT, load_calibration
 from pruner.checkpoint import load_config, load_model, load_tokenizer, save_model
 from pruner.importance import NEED_NO_TEXT
 from pruner.pipeline import PruningSettings, prune
@@ -68,7 +68,7 @@ def prune_into(
         return False
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
-    if settings.plan is None and settings.criterion not in NEED_NO_TEXT:
+    if reads_text(settings):
         load_calibration(settings.calibration, tokenizer)  # too little text is found before weights are read
     model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
     plan = prune(model, tokenizer, settings, track=track, together=together)
@@ -83,6 +83,12 @@ def prune_into(
     return True
 
 
+def reads_text(settings: PruningSettings) -> bool:
+    """Whether the stage cannot do without a text that is given."""
+    needs = settings.criterion not in NEED_NO_TEXT or settings.compensation is not None
+    return settings.plan is None and needs and settings.calibration.path != OWN_TEXT
+
+
 def check_stage(
     model_name_or_path: str, settings: PruningSettings, *, trust_remote_code: bool = False
 ) -> None:
@@ -90,7 +96,7 @@ def check_stage(
     load_config(model_name_or_path, trust_remote_code=trust_remote_code)
     if settings.plan is not None:
         PruningPlan.load(settings.plan)
-    elif settings.criterion not in NEED_NO_TEXT:
+    elif reads_text(settings):
         if settings.calibration.path is None:
             raise ValueError(f"criterion {settings.criterion} needs text: set pruner.calibration.path")
         read_records(settings.calibration.path, settings.calibration.split)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruner.calibration import CalibrationData, load_calibration
+from pruner.calibration import CalibrationData, draw_samples
 from pruner.compensation import Compensation
 from pruner.compensation.least_squares import Moments, optimum
 from pruner.discovery import discover
@@ -58,7 +58,7 @@ def prune(
     if settings.plan is not None:
         return replay(model, tokenizer, settings, track, together=together)
     needs_text = settings.criterion not in NEED_NO_TEXT or settings.compensation is not None
-    data = load_calibration(settings.calibration, tokenizer) if needs_text else None
+    data = draw_samples(settings.calibration, model, tokenizer, track) if needs_text else None
     ranks = shared_by(data, together)
     dense = Dense.of(model, discover(model))
     groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
@@ -194,7 +194,7 @@ def replay(
     plan.check(dense.structure.groups, dense.fingerprint)
     if plan.compensation and settings.calibration.path:
         text = {key: value for key, value in plan.calibration.items() if key not in ("path", "fingerprint")}
-        data = load_calibration(replace(settings.calibration, **text), tokenizer)
+        data = draw_samples(replace(settings.calibration, **text), model, tokenizer, track)
         if data.fingerprint != plan.calibration["fingerprint"]:
             raise ValueError(
                 f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "

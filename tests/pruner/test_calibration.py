@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from pruner.calibration import Calibration, load_calibration
+from pruner.calibration import Calibration, draw_samples, load_calibration
+from pruner.importance.backward import language_loss
 
 
 @pytest.fixture
@@ -84,3 +85,27 @@ def test_a_row_without_text_is_named(tmp_path, tokenizer):
 def test_an_empty_calibration_is_refused_at_once(wrong):
     with pytest.raises(ValueError, match="at least 1 sample of at least 2 tokens"):
         Calibration("text.txt", **wrong)
+
+
+def test_the_model_writes_its_own_text_the_same_for_the_same_seed(stories):
+    model, tokenizer = stories
+    first, again, other = (
+        draw_samples(Calibration("self", 5, 24, seed=seed), model, tokenizer) for seed in (0, 0, 1)
+    )
+    assert first.input_ids.shape == (5, 24)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert not set(first.input_ids[:, 0].tolist()) & set(tokenizer.all_special_ids)
+
+
+def test_what_a_model_writes_is_likelier_to_it_than_shuffled_tokens(stories):
+    model, tokenizer = stories
+    ids = draw_samples(Calibration("self", 8, 48), model, tokenizer).input_ids
+    shuffled = ids[:, torch.randperm(48, generator=torch.Generator().manual_seed(0))]
+    assert language_loss(model, ids).mean() < language_loss(model, shuffled).mean() - 1
+
+
+def test_writing_text_leaves_the_random_state_alone(stories):
+    model, tokenizer = stories
+    before = torch.get_rng_state()
+    draw_samples(Calibration("self", 2, 8), model, tokenizer)
+    assert torch.equal(torch.get_rng_state(), before)

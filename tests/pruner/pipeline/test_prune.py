@@ -126,3 +126,12 @@ def test_text_that_is_too_short_leaves_the_model_alone(stories, text):
 def test_an_unknown_criterion_is_refused_before_any_model_is_loaded():
     with pytest.raises(ValueError, match="no criterion 'tailor'; there are random, "):
         PruningSettings(criterion="tailor")
+
+
+def test_a_model_is_pruned_and_replayed_on_text_of_its_own(stories, tmp_path):
+    model, tokenizer = stories
+    again = copy.deepcopy(model)
+    own = Calibration("self", num_samples=8, seq_len=32)
+    prune(model, tokenizer, settings(own)).save(tmp_path / "plan.json")
+    prune(again, tokenizer, PruningSettings(plan=str(tmp_path / "plan.json"), calibration=own))
+    assert_equal(model, again)
