@@ -38,6 +38,32 @@ def test_the_rate_is_tokens_over_the_time_training_took(fit):
     assert 0.1 < logged["memory_gb"] < 64
 
 
+def test_time_left_and_the_share_of_the_peak_follow_from_the_rate(fit, stories):
+    metrics = Metrics()
+    module, _ = fit(
+        callbacks=[Throughput(peak_tflops=0.01), metrics],
+        log_every_n_steps=3,
+        max_steps=9,
+        limit_val_batches=0,
+    )
+    early, last = metrics.logged[6], metrics.logged[-1]
+    assert last["hours_left"] == 0 < early["hours_left"] < 1
+    per_token = last["mfu"] * 1e10 / last["padded_per_second"]
+    whole, trained = (
+        sum(p.numel() for p in module.model.parameters() if p.dim() > 1 and (p.requires_grad or frozen))
+        for frozen in (True, False)
+    )
+    assert per_token == pytest.approx(4 * whole + 2 * trained, rel=1e-3)
+    assert last["MFU"] == last["mfu"]
+
+
+def test_without_a_known_peak_no_share_of_it_is_claimed(fit):
+    metrics = Metrics()
+    fit(callbacks=[Throughput(), metrics], log_every_n_steps=2, max_steps=2)
+    assert "tokens_per_second" in metrics.logged[-1]
+    assert "mfu" not in metrics.logged[-1]
+
+
 def test_waiting_for_data_is_seen(fit, make_data):
     data = make_data()
     slow = data._training_picks
