@@ -1,5 +1,6 @@
 """From a budget to widths, and from scores to the units that stay."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -21,10 +22,15 @@ class Budget:
         ratio: share of the decoder layers' parameters to remove, in [0, 1); embeddings and head not counted.
         round_to: MLP widths become multiples of this; None for the largest power of two, up to 64, that is
             no more than 1 % of the width.
+        target_parameters: parameters that the whole model may have left; takes the place of `ratio`.
+        tensor_parallel: GPUs that will share each layer: the channels and attention units that stay divide
+            by their number.
     """
 
     ratio: float = 0.2
     round_to: int | None = None
+    target_parameters: int | None = None
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -34,6 +40,24 @@ class Budget:
             )
         if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"budget.round_to must be 1 or more, got {self.round_to}; 1 means no rounding")
+        if self.tensor_parallel < 1:
+            raise ValueError(f"budget.tensor_parallel counts GPUs, from 1; got {self.tensor_parallel}")
+
+    def asked(self, shapes: Shapes, layers: Sequence[str]) -> float:
+        """Parameters to remove from a model of these shapes and decoder layers.
+
+        Raises:
+            ValueError: it has no more than `target_parameters` as it is.
+        """
+        if self.target_parameters is None:
+            return self.ratio * decoder_parameters(shapes, layers)
+        whole = count_parameters(shapes, [], {})
+        if not 0 < self.target_parameters <= whole:
+            raise ValueError(
+                f"budget.target_parameters must be above 0 and no more than the model's {whole:,}, "
+                f"got {self.target_parameters:,}"
+            )
+        return float(whole - self.target_parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +134,13 @@ def allocate(
     if granularity not in get_args(Granularity):
         raise ValueError(f"no granularity {granularity!r}; there are {', '.join(get_args(Granularity))}")
     alike = granularity == "block" and len({group.layer for group in groups}) == len(layers)
-    candidates = _candidates(groups, shapes, budget.round_to, alike)
+    candidates = _candidates(groups, shapes, budget, alike)
     total = decoder_parameters(shapes, layers)
-    asked = budget.ratio * total
+    asked = budget.asked(shapes, layers)
     most = sum(candidate.saves * candidate.counts[-1] for candidate in candidates)
     if asked > most:
         raise ValueError(
-            f"budget.ratio {budget.ratio} of the decoder cannot be reached: the {len(groups)} groups that "
+            f"{asked / total:.3g} of the decoder cannot be removed: the {len(groups)} groups that "
             f"may be pruned give at most {most / total:.3f}; protect fewer layers, or ask for less"
         )
     if granularity == "block":
@@ -134,22 +158,30 @@ def lowest(scores: Tensor, num_removed: int) -> tuple[int, ...]:
     return tuple(sorted(int(unit) for unit in order[num_removed:]))
 
 
-def _candidates(
-    groups: Sequence[Group], shapes: Shapes, round_to: int | None, alike: bool
-) -> list[Candidate]:
+def _candidates(groups: Sequence[Group], shapes: Shapes, budget: Budget, alike: bool) -> list[Candidate]:
     """One for each group; where layers stay alike, one for all the groups of a kind and size."""
     rows: dict[object, list[Group]] = {}
     for group in groups:
         rows.setdefault((group.kind, group.num_units) if alike else group.name, []).append(group)
-    return [_candidate(row, shapes, round_to) for row in rows.values()]
+    return [_candidate(row, shapes, budget) for row in rows.values()]
 
 
-def _candidate(groups: Sequence[Group], shapes: Shapes, round_to: int | None) -> Candidate:
-    """At least one unit, or one whole step, stays in every group."""
+def _candidate(groups: Sequence[Group], shapes: Shapes, budget: Budget) -> Candidate:
+    """At least one unit, or one whole step, stays in every group.
+
+    Raises:
+        ValueError: as many GPUs as asked for cannot share the group.
+    """
     kind, width = groups[0].kind, groups[0].num_units
     step = 1
     if kind == "mlp":
-        step = round_to or max(2**power for power in range(7) if 2**power <= max(1, width // 100))
+        step = budget.round_to or max(2**power for power in range(7) if 2**power <= max(1, width // 100))
+    step = math.lcm(step, budget.tensor_parallel)
+    if budget.tensor_parallel > 1 and width % budget.tensor_parallel:
+        raise ValueError(
+            f"{groups[0].name} has {width} units, which {budget.tensor_parallel} GPUs cannot share evenly; "
+            "set budget.tensor_parallel to a divisor"
+        )
     counts = (0, *range(width % step or step, width - min(step, width) + 1, step))
     return Candidate(tuple(groups), sum(unit_parameters(shapes, group) for group in groups), counts)
 

@@ -1,7 +1,7 @@
 """Pruning plans as tables: one plan's widths by layer, and where two plans part."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pruner.evaluation.removal import KINDS, Width, num_layers, widths
 from pruner.plan import GroupPlan, PruningPlan
@@ -60,10 +60,16 @@ def _described(plan: PruningPlan) -> dict[str, str]:
         if text
         else "none",
         "compensation": "damping {damping:g}, drift {drift:g}".format(**refit) if refit else "none",
-        "asked of the decoder": f"{budget['ratio']:.2%}",
+        "asked": _asked(budget),
         "reached": f"{budget['reached_ratio']:.2%}, of the whole model {budget['reached_ratio_of_all']:.2%}",
         "parameters": f"{plan.model['parameters']:,} → {budget['parameters']:,}",
     }
+
+
+def _asked(budget: Mapping[str, Any]) -> str:
+    """What a budget asks for, in words."""
+    target = budget.get("target_parameters")
+    return f"{budget['ratio']:.2%} of the decoder" if target is None else f"{target:,} parameters in all"
 
 
 def _layers(plan: PruningPlan) -> "Table":

@@ -82,7 +82,7 @@ def test_global_takes_the_lowest_score_per_parameter(tiny, structure):
 
 def test_a_budget_that_protection_forbids_says_what_can_be_reached(tiny, structure):
     groups = prunable(structure, KINDS, 2, 2)
-    with pytest.raises(ValueError, match=r"budget.ratio 0.9 .* give at most 0\.\d+; protect fewer layers"):
+    with pytest.raises(ValueError, match=r"0.9 of the decoder .* give at most 0\.\d+; protect fewer layers"):
         allocate(groups, shapes_of(tiny), structure.layers, Budget(0.9, 1))
 
 
@@ -100,3 +100,38 @@ def test_an_unknown_granularity_is_answered_with_the_known(tiny, structure):
 def test_the_units_of_lowest_score_go():
     assert lowest(torch.tensor([0.3, 0.1, 0.1, 0.9]), 2) == (0, 3)
     assert lowest(torch.tensor([0.3, 0.1, 0.1, 0.9]), 1) == (0, 2, 3)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8, 1.0])
+def test_a_target_in_parameters_is_met_to_one_channel(tiny, structure, share):
+    shapes = shapes_of(tiny)
+    whole = sum(parameter.numel() for parameter in tiny.parameters())
+    groups = prunable(structure, KINDS, 0, 1)
+    budget = Budget(round_to=1, target_parameters=round(share * whole))
+    removed = allocate(groups, shapes, structure.layers, budget)
+    kept = {group.name: range(removed[group.name], group.num_units) for group in groups}
+    left = count_parameters(shapes, structure.groups, kept)
+    assert abs(left - budget.target_parameters) <= 3 * 16 / 2
+
+
+@pytest.mark.parametrize("target", [0, 10**9])
+def test_a_target_that_the_model_does_not_reach_down_to_is_refused(tiny, structure, target):
+    groups = prunable(structure, KINDS, 0, 0)
+    with pytest.raises(ValueError, match=r"target_parameters must be above 0 and no more than the model's"):
+        allocate(groups, shapes_of(tiny), structure.layers, Budget(target_parameters=target))
+
+
+@pytest.mark.parametrize("granularity", ["block", "global"])
+def test_what_stays_divides_by_the_gpus_that_share_a_layer(tiny, structure, granularity):
+    groups = prunable(structure, KINDS, 1, 1)
+    scores = {group.name: torch.rand(group.num_units) for group in groups}
+    budget = Budget(0.2, 3, tensor_parallel=2)
+    removed = allocate(groups, shapes_of(tiny), structure.layers, budget, granularity, scores)
+    assert any(removed.values())
+    for group in groups:
+        assert (group.num_units - removed[group.name]) % (6 if group.kind == "mlp" else 2) == 0
+
+
+def test_gpus_that_cannot_share_a_block_are_refused_with_its_name(tiny, structure):
+    with pytest.raises(ValueError, match=r"model.layers.0.self_attn has 2 units, which 4 GPUs"):
+        allocate(structure.groups, shapes_of(tiny), structure.layers, Budget(0.2, tensor_parallel=4))
