@@ -52,7 +52,7 @@ def pruned(name, layers):
     config.initializer_range = 0.2
     model = cls(config).eval()
     groups = [g for g in discover(model).groups if g.kind in ("mlp", "attention") and g.layer in layers]
-    remove(model, groups, {group.name: range(group.num_units // 2) for group in groups})
+    remove(model, groups, {group.name: range(group.num_units // 2, group.num_units) for group in groups})
     return model
 
 
