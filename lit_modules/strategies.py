@@ -1,5 +1,6 @@
 """DeepSpeed as this project runs it: ZeRO 1 to 3 on CUDA and CPU, loaded sharded, saved without pickles."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ class DeepSpeed(DeepSpeedStrategy):
         assert self.lightning_module is not None
         assert isinstance(self.config, dict)
         reconcile(self.config, asked(self.lightning_module.trainer))
+        warnings.filterwarnings("ignore", ".*DeepSpeed handles gradient clipping internally")  # as meant here
         if not isinstance(self.accelerator, CPUAccelerator):
             super().setup_environment()
             return
