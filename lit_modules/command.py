@@ -133,7 +133,7 @@ class RunCommand(LightningCLI):
             self.checkpointing,
             Interruption(self.checkpointing),
             Throughput(),
-            Progress(),
+            *([Progress()] if self.config_init.trainer["enable_progress_bar"] is not False else []),
             Export(self.run_folder),
         ]
 

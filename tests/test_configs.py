@@ -72,3 +72,8 @@ def test_the_printed_configuration_runs_again_as_it_is(tmp_path, local, capsys):
     first = RunCommand(options, "fit")
     assert again.config_init.pruner == first.config_init.pruner
     assert again.run_folder == first.run_folder
+
+
+def test_the_progress_bar_can_be_turned_off(local):
+    options = [f"--config={CONFIGS / 'demo'}.yaml", *local("demo"), "--trainer.enable_progress_bar=false"]
+    assert RunCommand(options, "fit").trainer.progress_bar_callback is None
