@@ -1,7 +1,7 @@
 """What can only be removed together: groups, the units inside them, and what removing a unit saves."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -106,8 +106,8 @@ class Group:
         num_units: how many units there are.
         slices: what goes with a unit; empty for kind "layer".
         modules: for kind "layer", the module that unit u takes away.
-        shares: names of the groups that own other axes of the same parameters or other
-            partitions of the same axes.
+        shares: names of the groups that own other indices or axes of the same parameters, or, of a layer,
+            all that lies in it: what is left of one depends on what is left of the others.
         counts: numbers on modules that follow from how many units there are.
         norms: norms that average over the units.
         arguments: constants of which each surviving unit keeps its own part.
@@ -125,6 +125,36 @@ class Group:
     norms: tuple[Norm, ...] = ()
     arguments: tuple[ArgumentSlice, ...] = ()
     fewest: int = 0
+
+
+def with_shares(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The groups, each knowing which others it depends on."""
+    owners: dict[str, dict[str, None]] = {}
+    for group in groups:
+        for name in _parameters_of(group, groups):
+            owners.setdefault(name, {})[group.name] = None
+    return tuple(
+        replace(
+            group,
+            shares=tuple(
+                dict.fromkeys(
+                    other
+                    for name in _parameters_of(group, groups)
+                    for other in owners[name]
+                    if other != group.name
+                )
+            ),
+        )
+        for group in groups
+    )
+
+
+def _parameters_of(group: Group, groups: Sequence[Group]) -> Iterator[str]:
+    """The parameters that a group owns slices of; for whole layers, those that any group owns in them."""
+    yield from (piece.name for piece in group.slices)
+    if group.modules:
+        inside = tuple(f"{module}." for module in group.modules)
+        yield from (p.name for each in groups for p in each.slices if p.name.startswith(inside))
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -8,12 +8,15 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
     OlmoConfig,
+    OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
@@ -44,6 +47,13 @@ def like_llama(
     )
 
 
+def gemma3(*sizes: int, **more: Any) -> PreTrainedConfig:
+    """The text half of Gemma 3, whose class drops the word for text."""
+    config = like_llama(Gemma3TextConfig, *sizes, **more)
+    config.architectures = ["Gemma3ForCausalLM"]
+    return config
+
+
 def published_config(name: str) -> PreTrainedConfig:
     """The configuration of the model that `configs/<name>.yaml` prunes."""
     return {
@@ -62,6 +72,17 @@ def published_config(name: str) -> PreTrainedConfig:
         "qwen2-7b": lambda: like_llama(Qwen2Config, 3584, 18944, 28, 28, 4, 152064),
         "qwen3-8b": lambda: like_llama(Qwen3Config, 4096, 12288, 36, 32, 8, 151936, head_dim=128),
         "gemma-2-9b": lambda: like_llama(Gemma2Config, 3584, 14336, 42, 16, 8, 256000, head_dim=256),
+        "gemma-7b": lambda: like_llama(GemmaConfig, 3072, 24576, 28, 16, 16, 256000, head_dim=256),
+        "gemma-3-1b": lambda: gemma3(1152, 6912, 26, 4, 1, 262144, head_dim=256),
+        "opt-6.7b": lambda: OPTConfig(
+            vocab_size=50272,
+            hidden_size=4096,
+            word_embed_proj_dim=4096,
+            ffn_dim=16384,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            architectures=["OPTForCausalLM"],
+        ),
         "phi-3-mini": lambda: like_llama(Phi3Config, 3072, 8192, 32, 32, 32, 32064),
         "olmo-7b": lambda: like_llama(OlmoConfig, 4096, 11008, 32, 32, 32, 50304),
         "starcoder2-7b": lambda: like_llama(Starcoder2Config, 4608, 18432, 32, 36, 4, 49152),

@@ -25,7 +25,7 @@ from pruner.discovery.probing import find_counts
 from pruner.discovery.stream import hidden_group
 from pruner.discovery.structure import Refusal, Structure
 from pruner.discovery.twin import token_inputs
-from pruner.groups import Group, Kind, Slice
+from pruner.groups import Group, Kind, Slice, with_shares
 
 WITHIN_LAYERS: tuple[Kind, ...] = ("mlp", "attention", "query", "expert")
 """The kinds of groups that lie in one layer each."""
@@ -57,7 +57,7 @@ def discover(
     groups += carried(groups, trace.kinds, trace.layers)
     refused += carried_refusals(refused, trace.kinds)
     groups.sort(key=lambda group: -1 if group.layer is None else group.layer)
-    return Structure(tuple(groups), trace.layers, tuple(refused))
+    return Structure(with_shares(groups), trace.layers, tuple(refused))
 
 
 def search(trace: Trace, kinds: Collection[Kind]) -> Iterator[Group | Refusal]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pruner.groups import Group, Slice, count_parameters, shapes_of, unit_parameters
+from pruner.groups import Group, Slice, count_parameters, shapes_of, unit_parameters, with_shares
 from pruner.surgery import remove
 
 SHAPES = {"first": (6, 4), "second": (4, 6), "other": (3,)}
@@ -87,3 +87,19 @@ def test_tied_parameters_are_listed_once():
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 3, bias=False))
     model[1].weight = model[0].weight
     assert shapes_of(model) == {"0.weight": (4, 3)}
+
+
+def test_a_group_names_the_others_whose_parameters_it_shares():
+    def group(name, kind, *parameters, modules=()):
+        slices = tuple(Slice(each, 0, np.arange(4)[:, None], reads=False) for each in parameters)
+        return Group(name, kind, None, 4, slices, modules=modules)
+
+    heads, queries = group("heads", "attention", "l.0.q", "l.0.k"), group("queries", "query", "l.0.q")
+    channels, layers = group("mlp", "mlp", "l.1.up"), group("layers", "layer", modules=("l.0", "l.1"))
+    shares = {each.name: set(each.shares) for each in with_shares([heads, queries, channels, layers])}
+    assert shares == {
+        "heads": {"queries", "layers"},
+        "queries": {"heads", "layers"},
+        "mlp": {"layers"},
+        "layers": {"heads", "queries", "mlp"},
+    }
