@@ -154,7 +154,7 @@ def compensate(
     input_ids: Tensor,
     settings: Compensation,
     track: Track,
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Remove what is decided, and refit what remains."""
     losing = [
