@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pruner.groups import Group, Shapes
+from pruner.run_folder import write_text
 
 FORMAT = 1
 
@@ -58,15 +58,11 @@ class PruningPlan:
 
     def save(self, path: str | Path) -> None:
         """Write JSON to `path`, a line for each group; to the side first, then renamed."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         fields = {"format": FORMAT, **asdict(self)}
         groups = fields.pop("groups")
         head = json.dumps(fields, indent=1)[:-2]
         rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(share)}" for name, share in groups.items())
-        side = path.with_name(path.name + ".tmp")
-        side.write_text(f'{head},\n "groups": {{\n{rows}\n }}\n}}\n')
-        os.replace(side, path)
+        write_text(Path(path), f'{head},\n "groups": {{\n{rows}\n }}\n}}\n')
 
     @classmethod
     def load(cls, path: str | Path) -> "PruningPlan":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,12 @@ from pruner.records import read_records
 from pruner.run_folder import RunFolder, content_identity, done_record, mark_done
 
 
-def is_pruned(
-    run: RunFolder, model_name_or_path: str, settings: PruningSettings, dtype: str | None = None
-) -> bool:
-    """Whether the folder holds the finished stage of these inputs.
+def is_pruned(run: RunFolder, record: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the finished stage of these inputs; see `stage_record`.
 
     Raises:
         ValueError: it holds one of others.
     """
-    record = stage_record(model_name_or_path, settings, dtype)
     finished = done_record(run.pruned)
     if finished is not None and finished != record:
         raise ValueError(
@@ -64,7 +62,8 @@ def prune_into(
     Raises:
         ValueError: the folder holds a finished stage of other inputs, or the settings cannot be met.
     """
-    if is_pruned(run, model_name_or_path, settings, dtype):
+    record = stage_record(model_name_or_path, settings, dtype)
+    if is_pruned(run, record):
         return False
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
@@ -76,7 +75,7 @@ def prune_into(
         plan.save(run.plan)
         shutil.rmtree(run.pruned, ignore_errors=True)
         save_model(model, tokenizer, run.pruned)
-        mark_done(run.pruned, stage_record(model_name_or_path, settings, dtype))
+        mark_done(run.pruned, record)
     del model
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -102,7 +101,9 @@ def check_stage(
         read_records(settings.calibration.path, settings.calibration.split)
 
 
-def stage_record(model_name_or_path: str, settings: PruningSettings, dtype: str | None) -> dict[str, Any]:
+def stage_record(
+    model_name_or_path: str, settings: PruningSettings, dtype: str | None = None
+) -> dict[str, Any]:
     """What the stage's result depends on: the model's and the texts' content, and every setting."""
     texts = (settings.plan, settings.calibration.path)
     return {

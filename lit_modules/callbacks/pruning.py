@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from pruner.pipeline import PruningSettings
 from pruner.progress import Track, silent
 from pruner.run_folder import RunFolder
-from pruner.stages import is_pruned, prune_into
+from pruner.stages import is_pruned, prune_into, stage_record
 
 log = logging.getLogger(__name__)
 
@@ -30,36 +32,21 @@ class Pruning(Callback):
         """Prune once, then point the module at the pruned folder."""
         if stage != "fit":
             return
-        if not self.is_done(trainer, pl_module.model_name_or_path):
-            self.prune(
-                pl_module.model_name_or_path,
-                trust_remote_code=pl_module.trust_remote_code,
-                device=trainer.strategy.root_device,
-                together=trainer.world_size > 1,
-                track=self.track if trainer.is_global_zero else silent,
-            )
-        trainer.strategy.barrier("pruned")
-        pl_module.pruned_folder = self.run.pruned
-
-    def is_done(self, trainer: Trainer, model_name_or_path: str) -> bool:
-        """What rank 0 sees in the run folder, on every rank.
-
-        Raises:
-            ValueError: on every rank, if the folder is of other inputs.
-        """
-        done, failure = False, None
-        if trainer.is_global_zero:
-            try:
-                done = is_pruned(self.run, model_name_or_path, self.settings)
-            except ValueError as error:
-                failure = str(error)
-        seen: tuple[bool, str | None] = trainer.strategy.broadcast((done, failure))
-        done, failure = seen
-        if failure:
-            raise ValueError(failure)
-        if done:
+        model = pl_module.model_name_or_path
+        with ending_together(trainer):
+            done = is_pruned(self.run, stage_record(model, self.settings))
+        if trainer.strategy.broadcast(done):
             log.info("pruned into %s (already complete, used as it is)", self.run.pruned)
-        return done
+        else:
+            with ending_together(trainer):
+                self.prune(
+                    model,
+                    trust_remote_code=pl_module.trust_remote_code,
+                    device=trainer.strategy.root_device,
+                    together=trainer.world_size > 1,
+                    track=self.track if trainer.is_global_zero else silent,
+                )
+        pl_module.pruned_folder = self.run.pruned
 
     def prune(
         self,
@@ -83,3 +70,18 @@ class Pruning(Callback):
         )
         cost = f"{time.perf_counter() - start:.0f} s" if fresh else "already complete, used as it is"
         log.info("pruned into %s (%s)", self.run.pruned, cost)
+
+
+@contextmanager
+def ending_together(trainer: Trainer) -> Iterator[None]:
+    """Wait for rank 0 at the end, and fail on every rank if it failed."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    message = trainer.strategy.broadcast(repr(failure) if failure else None)
+    if failure:
+        raise failure
+    if message:
+        raise ValueError(f"pruning failed on rank 0: {message}")
