@@ -65,13 +65,16 @@ def gate_importance(
     totals: dict[str, Tensor] = {}
     num_samples = len(input_ids)
 
+    def see(name: str, activation: Tensor) -> None:
+        activation.register_hook(lambda grad: receive(name, activation.detach(), grad))
+
     def receive(name: str, activation: Tensor, grad: Tensor) -> None:
         index = torch.as_tensor(projections[name].index, device=grad.device)
         gates = gate_taylor(activation, grad * num_samples)[:, index].sum(2)
         total = (gates.square() if squared else gates).sum(0) / num_samples
         totals[name] = totals.get(name, 0) + total
 
-    with frozen(model), observed_inputs(model, projections, receive):
+    with frozen(model), observed(model, projections, see):
         sweep(model, input_ids, batch_size, track, ranks)
     ranks.add(*totals.values())
     return {name: totals[name].abs().cpu() for name in projections}
@@ -96,24 +99,29 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def observed_inputs(
+def observed(
     model: nn.Module,
     projections: Mapping[str, Projection],
-    receive: Callable[[str, Tensor, Tensor], None],
+    see: Callable[[str, Tensor], None],
+    *,
+    outputs: bool = False,
 ) -> Iterator[None]:
-    """Give `receive` every projection's input, (samples, seq_len, in), and its gradient; keep neither."""
+    """Show `see` every projection's input, (samples, seq_len, in), as it comes by, or its output."""
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def watch(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            activation: Tensor = args[0]
-            activation.register_hook(lambda grad: receive(name, activation.detach(), grad))
+    def before(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _module, args: see(name, args[0])
 
-        return watch
+    def after(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        return lambda _module, _args, output: see(name, output)
 
-    handles = [
-        model.get_submodule(projection.module).register_forward_pre_hook(hook(name))
-        for name, projection in projections.items()
-    ]
+    handles = []
+    for name, projection in projections.items():
+        module = model.get_submodule(projection.module)
+        handles.append(
+            module.register_forward_hook(after(name))
+            if outputs
+            else module.register_forward_pre_hook(before(name))
+        )
     try:
         yield
     finally:

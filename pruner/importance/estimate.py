@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from pruner.groups import Group
 from pruner.importance.activations import gate_importance
 from pruner.importance.criteria import REDUCTIONS, WEIGHT_CRITERIA, choose, random_scores
+from pruner.importance.statistics import RULES, statistical_importance
 from pruner.importance.weights import weight_importance
 from pruner.progress import Track, silent
 from pruner.ranks import ALONE, Ranks
@@ -23,6 +24,8 @@ CRITERIA = {
     "taylor_mix": "first and second order together",
     "gate_taylor": "first-order change in loss, from activations and their gradients",
     "gate_fisher": "second-order change in loss, from activations and their gradients",
+    "wanda_sp": "magnitude of the weights times that of the activations they read",
+    "flap": "how much the activations vary that the weights read: what no bias can make good",
     "kronecker": "loss after the best refit, chosen within the walk over the layers",
 }
 """Name -> what it looks at."""
@@ -69,5 +72,7 @@ def estimate_importance(
     if criterion in WEIGHT_CRITERIA:
         rule = WEIGHT_CRITERIA[criterion]
         return weight_importance(model, groups, input_ids, rule, reduction, batch_size, track, ranks)
+    if criterion in RULES:
+        return statistical_importance(model, groups, input_ids, criterion, batch_size or 4, track, ranks)
     squared = criterion == "gate_fisher"
     return gate_importance(model, groups, input_ids, squared, batch_size or 4, track, ranks)

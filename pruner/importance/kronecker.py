@@ -1,14 +1,12 @@
 """The loss that removal costs after the best refit, by a Kronecker-factored Fisher of each projection."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from pruner.importance.activations import frozen
+from pruner.importance.activations import frozen, observed
 from pruner.importance.backward import sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection
@@ -41,37 +39,17 @@ def gradient_covariances(
     totals: dict[str, Tensor] = {}
     tokens = input_ids.numel()
 
+    def see(name: str, output: Tensor) -> None:
+        output.register_hook(lambda grad: receive(name, grad))
+
     def receive(name: str, grad: Tensor) -> None:
         rows = grad.flatten(0, -2).float() * tokens
         totals[name] = totals.get(name, 0) + rows.T @ rows / tokens
 
-    with frozen(model), observed_gradients(model, projections, receive):
+    with frozen(model), observed(model, projections, see, outputs=True):
         sweep(model, input_ids, batch_size, track, ranks)
     ranks.add(*totals.values())
     return totals
-
-
-@contextmanager
-def observed_gradients(
-    model: nn.Module, projections: Mapping[str, Projection], receive: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Give `receive` the gradient at every projection's output, (samples, seq_len, out); keep none."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def watch(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
-            output.register_hook(lambda grad: receive(name, grad))
-
-        return watch
-
-    handles = [
-        model.get_submodule(projection.module).register_forward_hook(hook(name))
-        for name, projection in projections.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def unit_costs(weight: Tensor, inverse: Tensor, pulled: Tensor, index: Tensor) -> Tensor:
