@@ -16,8 +16,8 @@ class PruningSettings:
     Attributes:
         budget: how much goes.
         criterion: how units are scored: random, l1, l2, taylor, taylor_first, taylor_second, taylor_mix,
-            gate_taylor, gate_fisher or kronecker (within the walk over the layers: what removal costs after
-            the best refit).
+            gate_taylor, gate_fisher, wanda_sp, flap or kronecker (within the walk over the layers: what
+            removal costs after the best refit).
         reduction: how the scores of a unit's matrices become one: sum, mean, max, product or last.
         granularity: "block", each layer the same share; "global", the lowest scores wherever they are.
         kinds: what may go: mlp (channels), attention (heads, or key-value groups with their heads).
