@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.accelerators.cpu import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, StrategyRegistry
 from lightning.pytorch.strategies.strategy import Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_modules.deepspeed_config import STAGES, asked, reconcile
@@ -50,6 +50,23 @@ class DeepSpeed(DeepSpeedStrategy):
         sharding = HfDeepSpeedConfig(self.config) if self.zero_stage_3 else None  # acts while it lives
         yield
         del sharding
+
+    def serve(self, model: nn.Module) -> nn.Module:
+        """Make a frozen model, loaded within `model_sharded_context` under ZeRO-3, ready to run.
+
+        Each rank goes on holding its share, and a layer's weights come together while it runs; all ranks
+        must run it in step with one another.
+        """
+        import deepspeed
+
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": 3},
+            "bf16": {"enabled": next(model.parameters()).dtype == torch.bfloat16},
+        }
+        engine, *_ = deepspeed.initialize(model=model, config=config)
+        served: nn.Module = engine.module
+        return served
 
     def backward(
         self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any

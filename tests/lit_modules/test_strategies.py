@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -282,3 +283,22 @@ def test_a_contradicting_json_ends_every_rank_at_once(make_run, tmp_path):
     assert set(run.wait(timeout=120)) == {2}
     assert run.said.count("gradient_accumulation_steps: 64, but trainer.accumulate_grad_batches: 2") == 2
     assert not (run.run_dir / "pruned").exists()
+
+
+@pytest.mark.distributed
+def test_a_teacher_is_sharded_with_its_student_and_teaches_the_same_live_or_cached(make_run, data):
+    runs = {
+        "whole": make_run("teacher-whole", "deepspeed_stage_2", dropout=0.0),
+        "sharded": make_run("teacher-sharded", "deepspeed_stage_3", dropout=0.0),
+        "cached": make_run("teacher-cached", "deepspeed_stage_2", dropout=0.0),
+    }
+    for name, run in runs.items():
+        run.set("model", distillation={"weight": 1.0, "top_k": 64, "cached": name == "cached"})
+        run.finish()
+    numel = load_model(data / "stories260K").num_parameters()
+    held = [int(each) for each in re.findall(r"is sharded: (\d+) of its weights", runs["sharded"].said)]
+    assert len(held) == 2
+    assert all(numel / 2 <= each <= 0.55 * numel for each in held)
+    expected = losses(runs["whole"])
+    assert losses(runs["sharded"]) == pytest.approx(expected, rel=2e-3)
+    assert losses(runs["cached"]) == pytest.approx(expected, rel=2e-2)
