@@ -54,7 +54,7 @@ def memory_per_rank(load: Load, sharing: Sharing) -> dict[str, float]:
         optimizer    8T, and 4T more where t < 4     / N where z >= 1
         activations  what autograd keeps of a batch (`kept_bytes`)
         logits       12 bytes for each: in fp32 the logits, log-probabilities and gradient
-        teacher      its weights
+        teacher      its weights                     / N where z = 3
         buckets      N > 1: tT under DDP, else 2 × min(T or, where z = 3, F + T; 2·10⁸) × t
     """
     ranks, stage = sharing.world_size, sharing.stage
@@ -69,7 +69,7 @@ def memory_per_rank(load: Load, sharing: Sharing) -> dict[str, float]:
         "teacher": load.teacher_bytes,
         "buckets": (min(bucket, BUCKET) * 2 if stage else load.trained) * load.trained_bytes,
     }
-    for name, least in {"weights": 3, "gradients": 2, "optimizer": 1}.items():
+    for name, least in {"weights": 3, "teacher": 3, "gradients": 2, "optimizer": 1}.items():
         needs[name] /= ranks if stage >= least else 1
     needs["buckets"] *= ranks > 1
     offloaded = {"optimizer": sharing.offload_optimizer, "weights": sharing.offload_weights}

@@ -17,6 +17,7 @@ from lit_modules.objective import learned_logits, summed_cross_entropy
 from lit_modules.schedules import Schedule, scheduler
 from lit_modules.teacher_cache import Teacher
 from lit_modules.teaching import bring_teacher
+from lit_modules.trained import global_norm, trained, trained_shapes, trained_weights
 from pruner.checkpoint import load_model
 from pruner.run_folder import differences, done_record
 
@@ -108,17 +109,8 @@ class Recovery(LightningModule):
         return self.model_name_or_path, self.trust_remote_code
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Name -> value of all that is trained, on the CPU of rank 0, fp32 if it was trained so.
-
-        All ranks call this; the others collect one parameter at a time and keep none.
-        """
-        weights = {}
-        for name, value in self.named_parameters():
-            if value.requires_grad:
-                whole = gathered(value)
-                if self.trainer.is_global_zero:
-                    weights[name] = whole.cpu()
-        return weights
+        """Name -> value of all that is trained, on rank 0; all ranks call this."""
+        return trained_weights(self, keep=self.trainer.is_global_zero)
 
     @property
     def weights_dtype(self) -> torch.dtype:
@@ -183,9 +175,9 @@ class Recovery(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW on what is trained, with the warmup and schedule asked for."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        weights = [weight for _, weight in trained(self)]
         optimizer = torch.optim.AdamW(
-            trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
+            weights, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
         )
         total = int(self.trainer.estimated_stepping_batches)
         rates = scheduler(optimizer, self.schedule, min(self.warmup_steps, total // 10 + 1), total)
@@ -240,18 +232,13 @@ class Recovery(LightningModule):
                 "warmup_steps": self.warmup_steps,
                 "schedule": self.schedule,
             },
-            "trained": {name: list(shape) for name, shape in self._trained_shapes().items()},
+            "trained": trained_shapes(self),
         }
-
-    def _trained_shapes(self) -> dict[str, torch.Size]:
-        trained = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        return {name: getattr(value, "ds_shape", value.shape) for name, value in trained.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out: they lie in the pruned folder."""
-        trained = self._trained_shapes()
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+        state, names = checkpoint["state_dict"], trained_shapes(self)
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name in names}
         checkpoint["recovery"] = {"identity": self.identity, "num_skipped": self.num_skipped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -267,27 +254,10 @@ class Recovery(LightningModule):
                 "the checkpoint is of another recovery (there -> here): " + "; ".join(differing[:5])
             )
         sharded = hasattr(self.trainer.strategy, "deepspeed_engine")  # which looks for every weight itself
-        missing = sorted(set(self._trained_shapes()) - set(checkpoint["state_dict"]))
+        missing = sorted(set(trained_shapes(self)) - set(checkpoint["state_dict"]))
         if missing and not sharded:
             raise ValueError(
                 f"the checkpoint lacks {len(missing)} trained weights, first {missing[0]}; if it was written "
                 "under DeepSpeed, take the run's former trainer.strategy back"
             )
         self.num_skipped = saved["num_skipped"]
-
-
-def gathered(parameter: nn.Parameter) -> Tensor:
-    """A copy of the whole parameter; under ZeRO the fp32 one, collected from all ranks."""
-    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
-        return parameter.detach().clone()
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    whole: Tensor = safe_get_full_fp32_param(parameter).detach().clone()
-    return whole
-
-
-def global_norm(parameters: Any) -> Tensor:
-    """Euclidean norm of all gradients together."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm: Tensor = nn.utils.get_total_norm(grads) if grads else torch.zeros(())
-    return norm

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
-from lit_modules.recovery import global_norm
+from lit_modules.trained import global_norm
 
 
 class Diary(Callback):

@@ -16,7 +16,7 @@ from lit_modules.resources_command import ResourcesCommand
 from lit_modules.walk import Keeping, kept_bytes
 from pruner.checkpoint import load_config, load_model
 
-LOAD = Load(1000, 100, 2, 4, 5000, 70, 0, 600.0)
+LOAD = Load(1000, 100, 2, 4, 5000, 70, 40, 600.0)
 
 
 def empty(name):
@@ -46,6 +46,7 @@ def test_each_stage_of_zero_parts_what_it_should(stage, weights, gradients, opti
     needs = memory_per_rank(LOAD, Sharing(4, stage))
     assert (needs["weights"], needs["gradients"], needs["optimizer"]) == (weights, gradients, optimizer)
     assert (needs["activations"], needs["logits"]) == (5000, 840)
+    assert needs["teacher"] == (10 if stage == 3 else 40)
 
 
 def test_training_all_weights_in_bf16_takes_sixteen_bytes_each():
