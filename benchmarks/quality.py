@@ -11,7 +11,6 @@ and without key-value groups.
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -22,6 +21,7 @@ import cli
 from pruner.checkpoint import load_model, load_tokenizer
 from pruner.evaluation.perplexity import load_text, perplexity
 from pruner.plan import PruningPlan
+from pruner.run_folder import write_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
@@ -42,6 +42,8 @@ LONG_TEXT = {"pruner.calibration.num_samples": 192, "pruner.calibration.seq_len"
 METHODS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "llm-pruner": [TAYLOR, {**TAYLOR, "pruner.kinds": "[mlp]"}],
     "gate-fisher": [{**LONG_TEXT, "pruner.criterion": "gate_fisher"}],
+    "wanda-sp": [{**LONG_TEXT, "pruner.criterion": "wanda_sp"}],
+    "flap": [{**LONG_TEXT, "pruner.criterion": "flap"}],
     "default": [{**LONG_TEXT, "pruner.criterion": "kronecker", "pruner.compensation": "{}"}],
 }
 """Method -> the settings it may take, of which the better counts."""
@@ -68,7 +70,7 @@ def main() -> None:
         if not any(case.matches(row) for row in rows):
             row = measure(case, options.data, options.runs)
             print(json.dumps(row), flush=True)
-            write([*rows, row])
+            add(RESULTS, row)
 
 
 def parse() -> argparse.Namespace:
@@ -141,11 +143,10 @@ def attention_lost(plan: Path) -> bool:
     return any(len(group.kept) < group.num_units for group in groups if group.kind == "attention")
 
 
-def write(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The table, a row a line."""
-    beside = RESULTS.with_suffix(".part")
-    beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    os.replace(beside, RESULTS)
+def add(table: Path, row: Mapping[str, Any]) -> None:
+    """Put a row under a table, a line each."""
+    rows = json.loads(table.read_text()) if table.exists() else []
+    write_text(table, "[\n" + ",\n".join(json.dumps(each) for each in [*rows, row]) + "\n]\n")
 
 
 if __name__ == "__main__":
