@@ -12,7 +12,7 @@ COMMANDS = {
     "prune": "stop after pruned/ and plan.json",
     "validate": "loss of a run's newest model on its held-out records",
     "evaluate": "perplexity, tasks and cost of any model folders, in one table",
-    "export": "write a model folder in another format",
+    "export": "write a model folder, a run or a checkpoint in another format",
     "generate": "continue a prompt with any model folder",
     "plan": "show a pruning plan, compare two, or preview a budget without touching weights",
     "resources": "memory, steps and hours of a run; refuses one that does not fit",
@@ -109,34 +109,11 @@ def evaluate(args: list[str]) -> int:
 
 
 def export(args: list[str]) -> int:
-    """Write a model folder in another format."""
+    """Write a model in another format."""
 
-    def run(
-        model: str,
-        output: str,
-        format: str = "hf",
-        verify: bool = True,
-        max_shard_size: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        """Write a model folder in another format and load it back to compare.
+    from lit_modules.exporting import export as export_to
 
-        Args:
-            model: the folder to read.
-            output: the folder or file to write; must not exist.
-            format: hf (a folder for transformers), padded (dense shapes, zeros where something went), gguf,
-                gguf-f16, or gguf- and a type of llama.cpp's own quantisation, such as gguf-q4_k_m.
-            verify: load the result in a fresh process and compare logits and greedy text.
-            max_shard_size: of each file of weights in a folder, such as 5GB.
-            trust_remote_code: run model code that lies beside the weights.
-        """
-        from pruner.export import export_model
-
-        export_model(
-            model, output, format, verify=verify, trust=trust_remote_code, max_shard_size=max_shard_size
-        )
-
-    return call(run, args, "export")
+    return call(export_to, args, "export")
 
 
 def generate(args: list[str]) -> int:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,3 +60,21 @@ def add_adapters(model: "PreTrainedModel", lora: LoRA) -> "PeftModel":
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     return adapted
+
+
+def with_weights(model: "PreTrainedModel", lora: LoRA | None, weights: Mapping[str, Tensor]) -> Any:
+    """Set what a recovery trained; under LoRA the result is a PeftModel around `model`.
+
+    Args:
+        model: the pruned model; changed.
+        lora: the recovery's adapters; None where all weights were trained.
+        weights: name in the result -> value.
+
+    Raises:
+        ValueError: the model has no place for some of `weights`.
+    """
+    whole: Any = add_adapters(model, lora) if lora else model
+    unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"the model has no place for {len(unknown)} trained weights, first {unknown[0]}")
+    return whole

@@ -6,7 +6,8 @@ resume on other ranks, or at another ZeRO stage, copies the parts it needs.
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,28 @@ def read_shards(folder: Path, module: nn.Module, zero: Any, rank: int) -> None:
                 if value.shape == flat.shape:
                     shards.copy(key, piece, value)
     refresh_model(zero)
+
+
+def read_whole(folder: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Put trained weights together from the shares of all ranks, on one, without DeepSpeed.
+
+    Args:
+        folder: a checkpoint.
+        shapes: name -> shape of all that was trained.
+
+    Returns:
+        Name -> (*shape) fp32.
+
+    Raises:
+        ValueError: the shards do not hold all of it.
+    """
+    weights = {}
+    with Shards(folder) as shards:
+        for name, shape in shapes.items():
+            whole = torch.empty(math.prod(shape))
+            shards.copy(WEIGHT, Piece(name, 0, whole.numel(), 0, 0), whole)
+            weights[name] = whole.view(*shape)
+    return weights
 
 
 def refresh_model(zero: Any) -> None:

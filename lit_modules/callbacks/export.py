@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_modules.adapters import add_adapters
+from lit_modules.adapters import with_weights
 from lit_modules.recovery import Recovery
 from pruner.checkpoint import load_model, load_tokenizer, save_model
 from pruner.run_folder import RunFolder, mark_done
@@ -39,12 +39,9 @@ class Export(Callback):
 def write_recovered(recovery: Recovery, weights: dict[str, Tensor], run: RunFolder, step: int) -> None:
     """Write `run.adapter` (under LoRA) and `run.recovered` from the pruned model and trained `weights`."""
     source, trusted = recovery.source
-    model: Any = load_model(source, dtype=recovery.weights_dtype, trust_remote_code=trusted)
-    if recovery.lora:
-        model = add_adapters(model, recovery.lora)
-    model.load_state_dict(
-        {name.removeprefix("model."): value for name, value in weights.items()}, strict=False
-    )
+    pruned = load_model(source, dtype=recovery.weights_dtype, trust_remote_code=trusted)
+    weights = {name.removeprefix("model."): value for name, value in weights.items()}
+    model = with_weights(pruned, recovery.lora, weights)
     record = {"step": step, "source": str(source)}
     if recovery.lora:
         write_folder(run.adapter, record, model.save_pretrained)

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,18 +51,47 @@ def export_model(
     check(output, format, max_shard_size)
     loaded = load_model(model, trust_remote_code=trust)
     tokenizer = load_tokenizer(model, trust_remote_code=trust)
+    write_export(loaded, tokenizer, output, format, verify=verify, max_shard_size=max_shard_size)
+
+
+def write_export(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    output: Path,
+    format: str,
+    *,
+    verify: bool = True,
+    max_shard_size: str | None = None,
+) -> None:
+    """Write a model in memory, on the CPU, as `export_model` does; its weights may change on the way."""
+    check(output, format, max_shard_size)
+    sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    with beside(output) as written:
+        FORMATS[format](model, tokenizer, written, verify, **sharding)
+
+
+@contextmanager
+def beside(output: Path) -> Iterator[Path]:
+    """A place to write to that becomes `output` when the block ends well, and nothing otherwise."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as place:
         written = Path(place) / output.name
-        sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        FORMATS[format](loaded, tokenizer, written, verify, **sharding)
+        yield written
         os.replace(written, output)
 
 
-def check(output: Path, format: str, max_shard_size: str | None) -> None:
-    """Raise ValueError for what can be seen to be wrong before a model is loaded."""
-    if format not in FORMATS:
-        raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
+def check(output: Path, format: str, max_shard_size: str | None, known: Collection[str] = ()) -> None:
+    """Raise ValueError for what can be seen to be wrong before a model is loaded.
+
+    Args:
+        output: what is to be written.
+        format: as what.
+        max_shard_size: of each file.
+        known: the formats that the caller writes; those of `FORMATS` by default.
+    """
+    known = known or FORMATS
+    if format not in known:
+        raise ValueError(f"no format {format!r}; there are {', '.join(known)}")
     if output.exists():
         raise ValueError(f"{output} exists; choose a new place")
     is_file = format.startswith("gguf")

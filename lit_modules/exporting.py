@@ -1,0 +1,88 @@
+"""`llm-prune export`: a model folder, a run or a checkpoint of one, in another format."""
+
+from pathlib import Path
+from typing import Any
+
+from lit_modules.run_models import is_checkpoint, newest_made, read_checkpoint
+from pruner.checkpoint import load_model, load_tokenizer
+from pruner.export import FORMATS, beside, export_model, verify_export, write_export
+from pruner.export import check as check_export
+from pruner.run_folder import RunFolder, done_record
+
+ADAPTER = "adapter"
+
+
+def export(
+    model: str,
+    output: str,
+    format: str = "hf",
+    verify: bool = True,
+    max_shard_size: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Write a model in another format and load it back to compare.
+
+    Args:
+        model: a model folder; a run folder, for the newest model it has made; or a checkpoint of a run.
+        output: the folder or file to write; must not exist.
+        format: hf (a folder for transformers), padded (dense shapes, zeros where something went), gguf,
+            gguf-f16, gguf- and a type of llama.cpp's own quantisation, such as gguf-q4_k_m, or adapter (what
+            LoRA trained, for PEFT).
+        verify: load the result in a fresh process and compare logits and greedy text.
+        max_shard_size: of each file of weights in a folder, such as 5GB.
+        trust_remote_code: run model code that lies beside the weights.
+    """
+    place = Path(output)
+    check_export(place, format, max_shard_size, (*FORMATS, ADAPTER))
+    made = newest_made(model)
+    if format == ADAPTER:
+        export_adapter(model, made, place, verify=verify)
+    elif made is None or not is_checkpoint(made):
+        export_model(
+            made or model,
+            place,
+            format,
+            verify=verify,
+            trust=trust_remote_code,
+            max_shard_size=max_shard_size,
+        )
+    else:
+        checkpoint = read_checkpoint(made)
+        tokenizer = load_tokenizer(checkpoint.pruned)
+        write_export(
+            checkpoint.merged(), tokenizer, place, format, verify=verify, max_shard_size=max_shard_size
+        )
+
+
+def export_adapter(model: str, made: Path | None, output: Path, *, verify: bool) -> None:
+    """Write the PEFT adapter of a run or checkpoint, to be put on the run's `pruned/`.
+
+    Raises:
+        ValueError: `model` is neither, or its recovery had no adapters.
+    """
+    if made is None:
+        raise ValueError(
+            f"{model} is neither a run nor a checkpoint of one, and only these have an adapter; give the run "
+            "folder, or export as hf"
+        )
+    adapted = read_checkpoint(made).adapted() if is_checkpoint(made) else read_adapter(RunFolder(made.parent))
+    with beside(output) as written:
+        adapted.save_pretrained(written)
+        if verify:
+            verify_export(adapted, written)
+
+
+def read_adapter(run: RunFolder) -> Any:
+    """A PeftModel of a finished run's pruned model and adapter.
+
+    Raises:
+        ValueError: there is no adapter, as the recovery was full or has not begun.
+    """
+    if done_record(run.adapter) is None:
+        trained = done_record(run.recovered) is not None
+        why = "its recovery trained all weights" if trained else "its recovery has made no checkpoint yet"
+        raise ValueError(f"{run.root} has no adapter, as {why}; export as hf")
+    from peft import PeftModel
+
+    pruned = load_model(run.pruned.resolve())
+    return PeftModel.from_pretrained(pruned, str(run.adapter)).eval()
