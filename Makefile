@@ -6,18 +6,22 @@ BIN    := $(VENV)/bin
 # One thread for each of the processes that share the cores; tests of one file stay together.
 TESTS  := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-slow test-cuda test-slurm test-llamacpp test-compat check clean
+.PHONY: demo test test-slow test-cuda test-slurm test-llamacpp test-vllm test-compat check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
 	$(BIN)/llm-prune fit --config configs/demo.yaml
 
 test: $(VENV)/ready
-	$(TESTS) -m "not slow and not distributed and not slurm and not cuda and not network and not llamacpp"
+	$(TESTS) -m "not slow and not distributed and not slurm and not cuda and not network and not llamacpp and not vllm"
 
 # Needs llama-cpp-python, which pip compiles: docs/export.md.
 test-llamacpp: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m llamacpp -rs
+
+# Needs vLLM, in an environment of its own: docs/export.md.
+test-vllm:
+	$(BIN)/pytest -m vllm -rs
 
 test-slow: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "(slow or distributed) and not slurm and not cuda and not network"

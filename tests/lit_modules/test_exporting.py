@@ -15,6 +15,7 @@ from pruner.checkpoint import load_model, load_tokenizer, save_model
 from pruner.discovery import discover
 from pruner.run_folder import RunFolder, mark_done
 from pruner.surgery import remove
+from tests.processes import Run, recovery
 
 IDS = torch.arange(3, 40)[None]
 
@@ -128,3 +129,17 @@ def test_a_run_without_a_model_and_a_folder_that_is_none_are_refused(tmp_path):
     (tmp_path / "run/config.yaml").write_text("{}")
     with pytest.raises(ValueError, match="has made no model yet"):
         export(str(tmp_path / "run"), str(tmp_path / "out"))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage, lora", [(1, True), (2, False), (3, True), (3, False)])
+def test_the_shards_of_two_ranks_make_one_model(tmp_path, stories, stage, lora):
+    run = Run(tmp_path / "two", recovery(tmp_path / "inputs", stories, f"deepspeed_stage_{stage}", lora=lora))
+    run.finish()
+    export(str(run.checkpoints), str(tmp_path / "out"))
+    one, other = (
+        load_file(place / "model.safetensors") for place in (tmp_path / "out", run.run_dir / "recovered")
+    )
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-6)

@@ -46,13 +46,15 @@ REASONS = {
 TABLE = [(name, format) for name in MODELS for format in EVERYTHING]
 
 
-def pruned(name, layers):
+def pruned(name, layers, kinds=("mlp", "attention"), *, first=False):
+    """Half the units of some layers: the last, unless the `first` are to be kept."""
     cls, config = MODELS[name]
     torch.manual_seed(0)
     config.initializer_range = 0.2
     model = cls(config).eval()
-    groups = [g for g in discover(model).groups if g.kind in ("mlp", "attention") and g.layer in layers]
-    remove(model, groups, {group.name: range(group.num_units // 2, group.num_units) for group in groups})
+    groups = [g for g in discover(model).groups if g.kind in kinds and g.layer in layers]
+    halves = {g.name: (0, g.num_units // 2) if first else (g.num_units // 2, g.num_units) for g in groups}
+    remove(model, groups, {name: range(*half) for name, half in halves.items()})
     return model
 
 
@@ -66,13 +68,21 @@ def test_a_format_that_holds_a_model_gives_it_back(name, format, layers, stories
     assert place.exists()
 
 
+@pytest.mark.parametrize("layers", [(0, 1, 2), (1, 2)], ids=["equal", "per layer"])
 @pytest.mark.parametrize("name, format", [pair for pair in TABLE if pair[1] not in HOLDS[pair[0]]])
-def test_a_format_that_does_not_says_why_and_which_does(name, format, stories, tmp_path):
-    save_model(pruned(name, (0, 1, 2)), stories[1], tmp_path / "pruned")
+def test_a_format_that_does_not_says_why_and_which_does(name, format, layers, stories, tmp_path):
+    save_model(pruned(name, layers), stories[1], tmp_path / "pruned")
     place = tmp_path / ("out.gguf" if format.startswith("gguf") else "out")
     with pytest.raises(ValueError, match=REASONS[name, format]):
         export_model(tmp_path / "pruned", place, format)
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
+
+
+@pytest.mark.parametrize("kinds", [("mlp",), ("mlp", "attention")])
+def test_bloom_pads_where_every_head_kept_stands_where_it_stood(kinds, stories, tmp_path):
+    save_model(pruned("bloom", (1, 2), kinds, first=True), stories[1], tmp_path / "pruned")
+    export_model(tmp_path / "pruned", tmp_path / "out", "padded")
+    assert type(load_model(tmp_path / "out")) is BloomForCausalLM
 
 
 def test_quantising_without_llama_cpps_tool_says_how_to_get_it(tmp_path, monkeypatch):

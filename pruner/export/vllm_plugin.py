@@ -1,0 +1,70 @@
+"""vLLM's plugin: models whose layers differ load without --trust-remote-code."""
+
+from typing import Any
+
+from pruner.modeling.per_layer import address, imported, render
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Transformers' model types whose attention vLLM's transformers backend computes, all layers alike."""
+
+RUNS = "pruner.export.vllm_model:PrunedForCausalLM"
+
+
+def register() -> None:
+    """What vLLM calls in each of its processes; makes the pruned architectures known.
+
+    To transformers by name, so that no code beside the weights is run, and to vLLM, if it is installed, as
+    models of its transformers backend.
+    """
+    names = [register_classes(model_type) for model_type in ARCHITECTURES]
+    try:
+        from vllm import ModelRegistry
+    except ModuleNotFoundError:
+        return
+    for name in names:
+        ModelRegistry.register_model(name, RUNS)
+
+
+def register_classes(model_type: str) -> str:
+    """Register the pruned form of an architecture with transformers' auto classes.
+
+    Args:
+        model_type: the dense one's, e.g. "llama".
+
+    Returns:
+        The name of the class with the language-model head, as config.json gives it.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[model_type]
+    causal, trunk = AutoModelForCausalLM._model_mapping[config], AutoModel._model_mapping[config]
+    dense = (config, causal, trunk)
+    code = imported(render([address(cls) for cls in dense]), causal.__module__.rpartition(".")[0])
+    own_config, own_causal, own_trunk = (getattr(code, f"Pruned{cls.__name__}") for cls in dense)
+    AutoConfig.register(own_config.model_type, own_config, exist_ok=True)
+    AutoModelForCausalLM.register(own_config, own_causal, exist_ok=True)
+    AutoModel.register(own_config, own_trunk, exist_ok=True)
+    return str(own_causal.__name__)
+
+
+def heads_of(config: Any, layer: int, parallel: int = 1) -> tuple[int, int]:
+    """Query heads and key-value heads of a layer on each of `parallel` tensor-parallel ranks.
+
+    Args:
+        config: a pruned model's; `per_layer_config` says what differs from the dense counts.
+        layer: its number.
+        parallel: ranks that share each layer.
+
+    Raises:
+        ValueError: the ranks cannot share the layer's heads evenly.
+    """
+    values = config.to_dict()
+    own = (values.get("per_layer_config") or {}).get(str(layer), {})
+    heads, shared = (own.get(name, values[name]) for name in ("num_attention_heads", "num_key_value_heads"))
+    if heads % parallel or shared % parallel:
+        raise ValueError(
+            f"layer {layer} has {heads} query and {shared} key-value heads, which {parallel} ranks cannot "
+            "share; lower tensor_parallel_size, or prune with pruner.budget.tensor_parallel"
+        )
+    return heads // parallel, shared // parallel

@@ -1,0 +1,80 @@
+"""With the plugin a model whose layers differ loads by name; in vLLM itself where that is installed."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pruner.checkpoint import load_config, load_model, save_model
+from pruner.export.vllm_plugin import heads_of
+from tests.pruner.export.test_formats import pruned
+
+ROOT = Path(__file__).parents[3]
+IDS = torch.arange(12)[None]
+
+LOAD = """
+import sys, torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+{register}
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=False)
+with torch.no_grad():
+    save_file({{"logits": model(torch.arange(12)[None]).logits.contiguous()}}, sys.argv[2])
+"""
+
+
+def loaded(folder, answer, register=""):
+    """Load in a fresh process that trusts no code beside weights."""
+    command = [sys.executable, "-c", LOAD.format(register=register), str(folder), str(answer)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "tied llama", "qwen2", "mistral"])
+def test_the_plugin_makes_remote_code_needless(name, tmp_path):
+    save_model(pruned(name, (1, 2)), None, tmp_path / "pruned")
+    register = "from pruner.export.vllm_plugin import register; register()"
+    run = loaded(tmp_path / "pruned", tmp_path / "answer.safetensors", register)
+    assert run.returncode == 0, run.stderr[-2000:]
+    with torch.no_grad():
+        expected = load_model(tmp_path / "pruned")(IDS).logits
+    assert torch.equal(load_file(tmp_path / "answer.safetensors")["logits"], expected)
+
+
+def test_without_the_plugin_it_is_needed(tmp_path):
+    save_model(pruned("llama", (1, 2)), None, tmp_path / "pruned")
+    run = loaded(tmp_path / "pruned", tmp_path / "answer.safetensors")
+    assert "trust_remote_code" in run.stderr
+    assert run.returncode != 0
+
+
+def test_vllm_finds_the_plugin_where_the_project_says_it_lies():
+    text = (ROOT / "pyproject.toml").read_text()
+    _, _, rest = text.partition('[project.entry-points."vllm.general_plugins"]\n')
+    module, _, function = rest.splitlines()[0].partition(" = ")[2].strip('"').partition(":")
+    assert callable(getattr(import_module(module), function))
+
+
+def test_each_layer_has_its_own_heads_and_ranks_that_cannot_share_them_are_refused(tmp_path):
+    save_model(pruned("llama", (1, 2)), None, tmp_path / "pruned")
+    config = load_config(tmp_path / "pruned")
+    assert [heads_of(config, layer) for layer in range(3)] == [(8, 4), (4, 2), (4, 2)]
+    assert heads_of(config, 0, parallel=4) == (2, 1)
+    with pytest.raises(ValueError, match="layer 1 has 4 query and 2 key-value heads, which 4 ranks"):
+        heads_of(config, 1, parallel=4)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("layers", [(0, 1, 2), (1, 2)], ids=["equal", "per layer"])
+def test_vllm_continues_a_text_as_transformers_does(layers, stories, tmp_path):
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+    save_model(pruned("llama", layers), stories[1], tmp_path / "pruned")
+    model = load_model(tmp_path / "pruned")
+    expected = model.generate(IDS, max_new_tokens=16, min_new_tokens=16, do_sample=False)[0, 12:].tolist()
+    engine = vllm.LLM(str(tmp_path / "pruned"), dtype="float32", enforce_eager=True, max_model_len=64)
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=16, min_tokens=16)
+    (output,) = engine.generate([{"prompt_token_ids": IDS[0].tolist()}], greedy)
+    assert list(output.outputs[0].token_ids) == expected
