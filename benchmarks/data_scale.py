@@ -129,7 +129,7 @@ def start_at(records_file, cache, position):
 
 def bundles_until(data, row):
     """The position, a whole number of optimizer steps, by which so many samples have been seen."""
-    share = len(data.order.bundling) / len(data.training_rows)
+    share = len(data.samples.order.bundling) / len(data.samples.learned)
     return int(row * share) // data.share.step_size * data.share.step_size
 
 
@@ -151,13 +151,17 @@ def main():
         write_all(described.caches[0])
         size = sum(file.stat().st_size for file in described.caches[0].iterdir())
         data, _, second = start_at(named, cache, lambda data: 0)
-        fill = data.examples.lengths[data.training_rows].sum() / len(data.order.bundling) / data.pack_length
+        fill = (
+            data.samples.examples.lengths[data.samples.learned].sum()
+            / len(data.samples.order.bundling)
+            / data.pack_length
+        )
         _, _, resumed = start_at(named, cache, lambda data: bundles_until(data, RESUMED_AT))
     result = {
         "rows": ROWS,
         "tokenising": tokenised,
         "cache_gb": round(size / 1e9, 2),
-        "packed_rows": len(data.order.bundling),
+        "packed_rows": len(data.samples.order.bundling),
         "filled": round(float(fill), 4),
         "second_start": second,
         f"resume_at_row_{RESUMED_AT}": resumed,

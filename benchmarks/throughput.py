@@ -101,14 +101,14 @@ def padded(data, rows, length):
     widths = []
 
     def collate(chosen):
-        ids = [data.examples.input_ids(row) for row in chosen]
+        ids = [data.samples.examples.input_ids(row) for row in chosen]
         width = length or -(-max(len(each) for each in ids) // 8) * 8
         batch = torch.zeros(3, len(ids), width, dtype=torch.int64)
         batch[2] = IGNORED
         for place, (row, each) in enumerate(zip(chosen, ids)):
             batch[0, place, : len(each)] = torch.from_numpy(each.astype(np.int64))
             batch[1, place, : len(each)] = 1
-            learned = slice(int(data.examples.num_prompts[row]), len(each))
+            learned = slice(int(data.samples.examples.num_prompts[row]), len(each))
             batch[2, place, learned] = batch[0, place, learned]
         widths.append(len(ids) * width)
         return dict(zip(("input_ids", "attention_mask", "labels"), batch))
@@ -144,7 +144,7 @@ def padded(data, rows, length):
 
 def measured(data, clock, processed):
     """Tokens, seconds and loss per learned token of one arm."""
-    lengths, prompts = data.examples.lengths, data.examples.num_prompts
+    lengths, prompts = data.samples.examples.lengths, data.samples.examples.num_prompts
     learned = [int((lengths[rows] - prompts[rows]).sum()) for rows in clock.rows]
     rows = np.concatenate(clock.rows)
     seconds = clock.end - clock.start

@@ -1,22 +1,24 @@
 """Instruction records for recovery: tokenised once, split by hash, sampled from a saved position."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from lit_modules.bundling import Batching, Bundling, alone, by_length, packed
 from lit_modules.collation import Collate
-from lit_modules.sampling import Loader, Order, Pick, Share, held_out_picks, training_picks
+from lit_modules.portions import Portions, check_end
+from lit_modules.samples import Samples, part
+from lit_modules.sampling import Loader, Pick, Share, held_out_picks, training_picks
 from lit_modules.self_answers import SelfAnswers
-from lit_modules.sources import Source, Tokenising, weighted, weights_of
-from lit_modules.token_cache import Examples, open_examples
+from lit_modules.sources import Source, Tokenising, weights_of
+from lit_modules.token_cache import Examples
 from pruner.checkpoint import load_tokenizer
 from pruner.run_folder import differences
 
@@ -41,6 +43,7 @@ class InstructionData(LightningDataModule):
         split: str = "train",
         answers: SelfAnswers = UNASKED,
         cache_dir: str = "~/.cache/llm-prune",
+        portion_size: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         """Check what can be checked without reading anything.
@@ -63,6 +66,8 @@ class InstructionData(LightningDataModule):
             split: of a hub data set.
             answers: with path `self`: the prompts, and how the dense model answers them.
             cache_dir: where tokenised examples and answers are kept.
+            portion_size: records that are tokenised and kept on disk at a time, for data that does not fit;
+                each portion is an epoch, and trainer.max_steps says when to end. Null: all records.
             trust_remote_code: run tokenizer or model code that lies beside the weights.
         """
         super().__init__()
@@ -84,6 +89,11 @@ class InstructionData(LightningDataModule):
         ]
         for source in self.sources:
             source.check()
+        if portion_size is not None and (portion_size < 1 or len(self.sources) > 1):
+            raise ValueError(
+                f"data.portion_size must be positive and reads one source, got {portion_size} and "
+                f"{len(self.sources)} sources; mix them into one file, or leave it out"
+            )
         self.path = path
         self.model_name_or_path = model_name_or_path
         self.template = template
@@ -94,8 +104,9 @@ class InstructionData(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.cache_dir = Path(cache_dir).expanduser()
+        self.portion_size = portion_size
         self.trust_remote_code = trust_remote_code
-        self.position = 0
+        self.position = self.portion = self.passes = 0
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -112,67 +123,104 @@ class InstructionData(LightningDataModule):
         """The folders of the tokenised examples, one for each source."""
         return [self.tokenising.folder(source) for source in self.sources]
 
+    @cached_property
+    def portions(self) -> Portions | None:
+        """The stream, where not all records are tokenised at once."""
+        if self.portion_size is None:
+            return None
+        run = hashlib.sha256(str(self._trainer.default_root_dir).encode()).hexdigest()[:8]
+        return Portions(self.tokenising, self.sources[0], self.portion_size, run)
+
     def prepare_data(self) -> None:
         """Build the caches that are not there; one process of every node comes here."""
+        if self.portion_size is not None:
+            return
         for source, folder in zip(self.sources, self.caches, strict=True):
             if not folder.is_dir():
                 self.tokenising.build(source, folder)
 
     def setup(self, stage: str) -> None:
-        """Open the caches and part them into what is learned and what is held out."""
-        self.examples: Examples = open_examples(self.caches)
-        held_out = self.examples.digests.astype(np.float64) / 2**64 < self.validation_share
-        self.held_out_rows = np.flatnonzero(held_out)
-        self.training_rows = self._weighted(~held_out)
-        if not len(self.training_rows):
-            raise ValueError(f"all {len(self.examples)} examples are held out; lower data.validation_share")
-        counts = self.examples.lengths - self.examples.num_prompts
-        self.targets: NDArray[np.int32] = counts[self.training_rows]
-        self.order = Order(self._bundling(self.training_rows), self.seed)
+        """Open the caches, or a stream's first portion, and part them into learned and held out.
 
-    def _weighted(self, learned: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Rows of the examples to be learned, each as often as its source's weight says."""
-        bounds = pairwise(self.examples.bounds)
-        parts = [np.flatnonzero(learned[start:end]) + start for start, end in bounds]
-        pairs = zip(parts, self.weights.values(), strict=True)
-        return np.concatenate([weighted(rows, self.examples.digests, weight) for rows, weight in pairs])
+        Raises:
+            ValueError: nothing is left to learn from, or a stream has no end.
+        """
+        if self.portions is None:
+            self.samples = self._parted(self.caches)
+        else:
+            check_end(self._trainer)
+            first = self.portions.ready(self._trainer, 0)
+            assert first is not None
+            self.samples = self._parted([first])
+        self.first = self.samples
+        self._opened = 0, 0
 
-    def _bundling(self, rows: NDArray[np.int64]) -> Bundling:
-        lengths = self.examples.lengths[rows]
+    def _parted(self, caches: Sequence[Path]) -> Samples:
+        weights = list(self.weights.values())
+        return part(caches, weights, self.validation_share, self._bundling, self.seed + self.passes)
+
+    def _enter_portion(self, portions: Portions) -> None:
+        """Open the portion that the position lies in, or where it lies at the end, the next one."""
+        while True:
+            here = self.portion, self.passes
+            if self._opened == here and self.position < len(self.samples.order.bundling):
+                return
+            if self._opened == here:
+                self.portion, self.position = self.portion + 1, 0
+            folder = portions.ready(self._trainer, self.portion)
+            if folder is None:
+                self.portion, self.passes = 0, self.passes + 1
+            else:
+                self.samples = self._parted([folder])
+                self._opened = self.portion, self.passes
+
+    @property
+    def _trainer(self) -> Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def _bundling(self, lengths: NDArray[np.int32]) -> Bundling:
         if self.batching == "packed":
             return packed(lengths, self.pack_length)
-        return by_length(lengths, self.batch_size) if self.batching == "by_length" else alone(len(rows))
+        return by_length(lengths, self.batch_size) if self.batching == "by_length" else alone(len(lengths))
 
     @property
     def share(self) -> Share:
         """This process's part of an optimizer step."""
-        trainer = self.trainer
-        assert trainer is not None
+        trainer = self._trainer
         bundles = 1 if self.batching == "by_length" else self.batch_size
         return Share(bundles, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank)
 
     def train_dataloader(self) -> Loader:
-        """One pass's batches, a whole number of optimizer steps; what is left opens the next pass."""
-        share = self.share
-        length = max(1, len(self.order.bundling) // share.step_size) * share.accumulation
-        return self._loader(self._training_picks, length, self.training_rows)
+        """One pass's batches, a whole number of optimizer steps; what is left opens the next pass.
 
-    def _training_picks(self) -> Iterator[Pick]:
-        return training_picks(self.order, self.targets, self.share, self.position)
+        Of a stream one portion's, the last step filled up.
+        """
+        if self.portions is not None:
+            self._enter_portion(self.portions)
+        samples, share, count = self.samples, self.share, len(self.samples.order.bundling)
+        end = None if self.portions is None else count
+        steps = count // share.step_size if end is None else -(-count // share.step_size)
+
+        def picks() -> Iterator[Pick]:
+            return training_picks(samples.order, samples.targets, share, self.position, end)
+
+        return self._loader(picks, max(1, steps) * share.accumulation, samples.examples, samples.learned)
 
     def val_dataloader(self) -> Loader | list[Any]:
-        """The held-out examples, each once."""
-        share, bundling = self.share, self._bundling(self.held_out_rows)
+        """The held-out examples, each once; a stream's first portion's."""
+        share, rows, examples = self.share, self.first.held_out, self.first.examples
+        bundling = self._bundling(examples.lengths[rows])
         length = -(-len(bundling) // (share.batch_size * share.world_size))
         if not length:
             return []
-        return self._loader(lambda: held_out_picks(bundling, share), length, self.held_out_rows)
+        return self._loader(lambda: held_out_picks(bundling, share), length, examples, rows)
 
-    def _loader(self, picks: Callable[[], Iterator[Pick]], length: int, subset: NDArray[np.int64]) -> Loader:
-        trainer = self.trainer
-        assert trainer is not None
-        on_gpu = trainer.strategy.root_device.type == "cuda"
-        collate = Collate(self.examples, subset, self.pack_length if self.batching == "packed" else None)
+    def _loader(
+        self, picks: Callable[[], Iterator[Pick]], length: int, examples: Examples, rows: NDArray[np.int64]
+    ) -> Loader:
+        on_gpu = self._trainer.strategy.root_device.type == "cuda"
+        collate = Collate(examples, rows, self.pack_length if self.batching == "packed" else None)
         return Loader(picks, length, collate, self.num_workers, pin_memory=on_gpu)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -189,13 +237,15 @@ class InstructionData(LightningDataModule):
             "examples": [folder.name for folder in self.caches],
             "weights": list(self.weights.values()),
             "seed": self.seed,
-            "training_rows": len(self.training_rows),
+            "portion_size": self.portion_size,
+            "training_rows": len(self.first.learned),
             "batching": f"{self.batching} {sizes[self.batching]}",
         }
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data, and the data it is a position in."""
-        return {"position": self.position, "identity": self.identity}
+        place = {"position": self.position, "portion": self.portion, "passes": self.passes}
+        return {**place, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved position; raises ValueError if it belongs to other data."""
@@ -205,3 +255,4 @@ class InstructionData(LightningDataModule):
                 "the checkpoint was written with other data (there -> here): " + "; ".join(differing)
             )
         self.position = state_dict["position"]
+        self.portion, self.passes = state_dict["portion"], state_dict["passes"]

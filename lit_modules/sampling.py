@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_modules.bundling import Bundling, Rows
 
+FILLER = np.array([-1])
+"""A bundle of no sample."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pick:
@@ -76,7 +79,9 @@ class Order:
         return self._passes[number]
 
 
-def training_picks(order: Order, targets: NDArray[np.int32], share: Share, start: int) -> Iterator[Pick]:
+def training_picks(
+    order: Order, targets: NDArray[np.int32], share: Share, start: int, end: int | None = None
+) -> Iterator[Pick]:
     """The rank's batches from position `start` on (the boundary of an optimizer step), without end.
 
     Args:
@@ -84,11 +89,14 @@ def training_picks(order: Order, targets: NDArray[np.int32], share: Share, start
         targets: (num_samples,) learned tokens of every sample.
         share: the rank's place.
         start: bundles consumed so far, by all ranks together.
+        end: the position to stop at; the last step is filled up with -1.
     """
     batch = share.batch_size * share.world_size
-    while True:
-        window = order.bundles(start, share.step_size)
+    while end is None or start < end:
+        count = share.step_size if end is None else min(share.step_size, end - start)
+        window = order.bundles(start, count)
         total = float(targets[np.concatenate(window)].sum())
+        window += [FILLER] * (share.step_size - count)
         mean_targets = total / (share.accumulation * share.world_size)
         for first in range(0, share.step_size, batch):
             mine = first + share.rank * share.batch_size
@@ -98,11 +106,11 @@ def training_picks(order: Order, targets: NDArray[np.int32], share: Share, start
 
 def held_out_picks(bundling: Bundling, share: Share) -> Iterator[Pick]:
     """Every bundle once, in order; every rank gets equally many batches, filled up with -1."""
-    batch, filler = share.batch_size * share.world_size, np.array([-1])
+    batch = share.batch_size * share.world_size
     ranked = bundling.rank(torch.Generator().manual_seed(0))
     for first in range(0, len(bundling), batch):
         mine = range(first + share.rank * share.batch_size, first + (share.rank + 1) * share.batch_size)
-        bundles = [bundling.members(ranked, each) if each < len(bundling) else filler for each in mine]
+        bundles = [bundling.members(ranked, each) if each < len(bundling) else FILLER for each in mine]
         yield Pick(bundles, first + batch, 1.0)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +79,8 @@ class Tokenising:
         described = repr([source.digest, tokenizer_digest(self.tokenizer), words, str(self.max_length)])
         return self.cache_dir / f"examples-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
-    def build(self, source: Source, folder: Path) -> None:
-        """Tokenise a source into `folder`.
+    def build(self, source: Source, folder: Path, records: Iterable[Record] | None = None) -> None:
+        """Tokenise a source, or some records of it, into `folder`.
 
         Raises:
             ValueError: the template leaves no room, a record cannot be learned from, or there is none.
@@ -88,7 +88,8 @@ class Tokenising:
         encoder = Encoder(self.tokenizer, load_template(self.template, self.tokenizer), self.max_length)
         encoder.check()
         described = {"path": source.path, "template": self.template, "max_length": self.max_length}
-        write_examples(folder, encoder(bar(source.records(self.cache_dir), "tokenising")), described)
+        rows = source.records(self.cache_dir) if records is None else records
+        write_examples(folder, encoder(bar(rows, "tokenising")), described)
         log.info("tokenised %d examples of %s into %s", len(open_examples([folder])), source.path, folder)
 
 

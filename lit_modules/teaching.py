@@ -25,7 +25,7 @@ def bring_teacher(name: str, settings: Distillation, student: LightningModule, *
         packs: whether several samples lie in a row.
 
     Raises:
-        ValueError: it would mix the samples of a row.
+        ValueError: it would mix the samples of a row, or is to be cached for a stream.
     """
     trainer = student.trainer
     if not settings.cached:
@@ -36,13 +36,18 @@ def bring_teacher(name: str, settings: Distillation, student: LightningModule, *
             check_isolation(model)
         return LiveTeacher(model, settings)
     data = trainer.datamodule
+    if data.portion_size is not None:
+        raise ValueError(
+            "model.distillation.cached keeps an answer for every example, and data.portion_size never has "
+            "all of them; leave one of the two out"
+        )
     folder = cache_folder(data.cache_dir, name, settings, [cache.name for cache in data.caches])
     if trainer.local_rank == 0 and not folder.is_dir():
         assert settings.top_k is not None
         teacher = LiveTeacher(whole_model(name, settings, student), settings)
-        write_answers(folder, teacher, data.examples, settings.top_k, track=bar)
+        write_answers(folder, teacher, data.samples.examples, settings.top_k, track=bar)
     trainer.strategy.barrier("teacher's answers")
-    return open_answers(folder, data.examples)
+    return open_answers(folder, data.samples.examples)
 
 
 def whole_model(name: str, settings: Distillation, student: LightningModule) -> Any:

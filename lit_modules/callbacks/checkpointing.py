@@ -29,12 +29,12 @@ from lit_modules.callbacks.resuming import (
     batch_rows,
     count_epoch_as_begun,
     fresh_random_state,
-    gathered,
     random_file,
     recount_batches,
 )
 from lit_modules.shards import shard_file
 from lit_modules.strategies import DeepSpeed
+from lit_modules.together import gathered
 
 log = logging.getLogger(__name__)
 

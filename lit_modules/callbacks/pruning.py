@@ -2,12 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_modules.together import ending_together
 from pruner.pipeline import PruningSettings
 from pruner.progress import Track, silent
 from pruner.run_folder import RunFolder
@@ -33,12 +32,12 @@ class Pruning(Callback):
         if stage != "fit":
             return
         model = pl_module.model_name_or_path
-        with ending_together(trainer):
+        with ending_together(trainer, "pruning"):
             done = is_pruned(self.run, stage_record(model, self.settings))
         if trainer.strategy.broadcast(done):
             log.info("pruned into %s (already complete, used as it is)", self.run.pruned)
         else:
-            with ending_together(trainer):
+            with ending_together(trainer, "pruning"):
                 self.prune(
                     model,
                     trust_remote_code=pl_module.trust_remote_code,
@@ -70,18 +69,3 @@ class Pruning(Callback):
         )
         cost = f"{time.perf_counter() - start:.0f} s" if fresh else "already complete, used as it is"
         log.info("pruned into %s (%s)", self.run.pruned, cost)
-
-
-@contextmanager
-def ending_together(trainer: Trainer) -> Iterator[None]:
-    """Wait for rank 0 at the end, and fail on every rank if it failed."""
-    failure = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    message = trainer.strategy.broadcast(repr(failure) if failure else None)
-    if failure:
-        raise failure
-    if message:
-        raise ValueError(f"pruning failed on rank 0: {message}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_modules.callbacks.checkpoint_folder import latest_checkpoint
 from lit_modules.callbacks.random_state import random_state
+from lit_modules.together import gathered
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +36,6 @@ class CheckpointFolders(TorchCheckpointIO):
             state = newest
         checkpoint = super().load_checkpoint(state, map_location or torch.device("cpu"), weights_only=True)
         return {**checkpoint, "folder": str(state.parent)}
-
-
-def gathered(trainer: Trainer, value: Any) -> list[Any]:
-    """One value from every rank, on every rank."""
-    if trainer.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def count_epoch_as_begun(trainer: Trainer) -> None:

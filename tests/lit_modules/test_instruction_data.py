@@ -53,9 +53,11 @@ def test_the_held_out_share_is_the_same_in_every_order_of_the_records(make_data,
     lines = Path(data.path).read_text().splitlines()
     (tmp_path / "reversed.jsonl").write_text("\n".join(lines[::-1]))
     other = ready(make_data(str(tmp_path / "reversed.jsonl")))
-    assert set(data.examples.digests[data.held_out_rows]) == set(other.examples.digests[other.held_out_rows])
-    assert 0 < len(data.held_out_rows) < len(data.training_rows)
-    assert not set(data.held_out_rows) & set(data.training_rows)
+    assert set(data.samples.examples.digests[data.samples.held_out]) == set(
+        other.samples.examples.digests[other.samples.held_out]
+    )
+    assert 0 < len(data.samples.held_out) < len(data.samples.learned)
+    assert not set(data.samples.held_out) & set(data.samples.learned)
 
 
 def test_a_cache_is_built_once_and_used_again(make_data):
@@ -130,15 +132,15 @@ def test_a_saved_position_continues_where_it_was_saved(make_data, num_workers, b
 def test_two_ranks_take_over_from_one_without_seeing_a_row_twice(make_data, batching):
     settings = {"validation_share": 0.0, "batching": batching, "batch_size": 1, "max_length": 64}
     alone = ready(make_data(**settings))
-    num_bundles = len(alone.order.bundling) // 2 * 2
+    num_bundles = len(alone.samples.order.bundling) // 2 * 2
     seen = [row for batch in first_batches(alone, 6) for row in batch["rows"].tolist()]
     for rank in range(2):
         data = ready(make_data(**settings), world_size=2, rank=rank)
         data.load_state_dict(alone.state_dict())
         seen += [row for batch in first_batches(data, num_bundles // 2 - 3) for row in batch["rows"].tolist()]
     assert len(set(seen)) == len(seen)
-    if num_bundles == len(alone.order.bundling):
-        assert sorted(seen) == alone.training_rows.tolist()
+    if num_bundles == len(alone.samples.order.bundling):
+        assert sorted(seen) == alone.samples.learned.tolist()
 
 
 def test_a_packed_row_holds_its_samples_one_after_another(make_data):
@@ -152,23 +154,28 @@ def test_a_packed_row_holds_its_samples_one_after_another(make_data):
             assert len(pieces) > 1
             for start, end in pieces:
                 row = next(rows)
-                assert np.array_equal(ids[start:end], data.examples.input_ids(row))
+                assert np.array_equal(ids[start:end], data.samples.examples.input_ids(row))
                 learned = (labels[start:end] != IGNORED).tolist()
-                assert learned == [place >= data.examples.num_prompts[row] for place in range(end - start)]
+                assert learned == [
+                    place >= data.samples.examples.num_prompts[row] for place in range(end - start)
+                ]
         assert next(rows, None) is None
 
 
 def test_batches_by_length_hold_neighbours(make_data):
     data = ready(make_data(batching="by_length", batch_size=4))
-    spread = [float(np.ptp(data.examples.lengths[batch["rows"].numpy()])) for batch in first_batches(data, 7)]
-    assert np.mean(spread) < np.ptp(data.examples.lengths) / 4
+    spread = [
+        float(np.ptp(data.samples.examples.lengths[batch["rows"].numpy()]))
+        for batch in first_batches(data, 7)
+    ]
+    assert np.mean(spread) < np.ptp(data.samples.examples.lengths) / 4
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_every_held_out_example_is_seen_once(make_data, batching):
     data = ready(make_data(batching=batching, validation_share=0.4))
     rows = [row for batch in data.val_dataloader() for row in batch["rows"].tolist() if row >= 0]
-    assert sorted(rows) == data.held_out_rows.tolist()
+    assert sorted(rows) == data.samples.held_out.tolist()
 
 
 def test_several_sources_are_seen_as_often_as_their_weights_say(make_data, tmp_path):
@@ -179,14 +186,14 @@ def test_several_sources_are_seen_as_often_as_their_weights_say(make_data, tmp_p
     first = make_data().path
     data = ready(make_data({first: 2.0, str(other): 0.5}))
     again = ready(make_data({first: 2.0, str(other): 0.5}, seed=5))
-    counts = np.bincount(data.training_rows, minlength=len(data.examples))
-    learned = np.setdiff1d(np.arange(70), data.held_out_rows)
+    counts = np.bincount(data.samples.learned, minlength=len(data.samples.examples))
+    learned = np.setdiff1d(np.arange(70), data.samples.held_out)
     assert set(counts[learned[learned < 40]]) == {2}
     assert set(counts[learned[learned >= 40]]) == {0, 1}
     assert counts[40:].sum() == round(0.5 * (learned >= 40).sum())
-    assert np.array_equal(again.training_rows, data.training_rows)
-    bundles = data.order.bundles(0, len(data.training_rows))
-    assert sorted(np.concatenate(bundles)) == list(range(len(data.training_rows)))
+    assert np.array_equal(again.samples.learned, data.samples.learned)
+    bundles = data.samples.order.bundles(0, len(data.samples.learned))
+    assert sorted(np.concatenate(bundles)) == list(range(len(data.samples.learned)))
 
 
 def test_a_source_is_tokenised_once_alone_and_among_others(make_data, tmp_path):
@@ -225,5 +232,80 @@ def test_everything_held_out_is_refused(make_data, tmp_path):
 
 def test_the_cache_gives_back_what_was_encoded(make_data):
     data = ready(make_data())
-    lengths = [len(data.examples.input_ids(row)) for row in range(len(data.examples))]
-    assert np.array_equal(lengths, data.examples.lengths)
+    lengths = [len(data.samples.examples.input_ids(row)) for row in range(len(data.samples.examples))]
+    assert np.array_equal(lengths, data.samples.examples.lengths)
+
+
+def portioned(make_data, path, folder, world_size=1, rank=0):
+    """A stream of 96 records, 40 at a time."""
+    data = make_data(str(path), portion_size=40, batch_size=2, num_workers=1, cache_dir=str(folder))
+    data.trainer = SimpleNamespace(
+        accumulate_grad_batches=2,
+        world_size=world_size,
+        global_rank=rank,
+        local_rank=0,
+        training=True,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        max_steps=100,
+        max_epochs=-1,
+        default_root_dir=str(folder / "run"),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def epochs(data, count):
+    """The batches of so many portions, one after another."""
+    for _ in range(count):
+        for batch in data.train_dataloader():
+            yield data.on_after_batch_transfer(batch, 0)
+
+
+@pytest.fixture
+def stream(tmp_path):
+    path = tmp_path / "stream.jsonl"
+    rows = (
+        {"instruction": f"Story {number}", "output": "Once upon " * (1 + number % 5)} for number in range(96)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_stream_gives_all_that_is_not_held_out_once_a_pass_and_keeps_two_portions(
+    make_data, stream, tmp_path
+):
+    data, whole = portioned(make_data, stream, tmp_path / "parts"), ready(make_data(str(stream)))
+    seen, held_out = [], []
+    for _ in range(3):
+        for batch in epochs(data, 1):
+            seen += data.samples.examples.digests[batch["rows"][batch["rows"] >= 0].numpy()].tolist()
+        held_out += data.samples.examples.digests[data.samples.held_out].tolist()
+        assert len([folder for folder in (tmp_path / "parts").iterdir() if folder.is_dir()]) <= 2
+    expected = whole.samples
+    assert sorted(seen) == sorted(expected.examples.digests[expected.learned].tolist())
+    assert sorted(held_out) == sorted(expected.examples.digests[expected.held_out].tolist())
+    assert (data.portion, data.passes) == (2, 0)
+    next(epochs(data, 1))
+    assert (data.portion, data.passes) == (0, 1)
+
+
+@pytest.mark.parametrize("stop", [3, 8, 17, 30])
+def test_a_stream_goes_on_where_it_was_saved_on_another_machine(make_data, stream, tmp_path, stop):
+    expected = [
+        batch["input_ids"].tolist() for batch in epochs(portioned(make_data, stream, tmp_path / "a"), 5)
+    ]
+    stopped = portioned(make_data, stream, tmp_path / "b")
+    for _ in zip(range(stop // 2 * 2), epochs(stopped, 5)):
+        pass
+    resumed = portioned(make_data, stream, tmp_path / "c")
+    resumed.load_state_dict(stopped.state_dict())
+    rest = [batch["input_ids"].tolist() for batch in epochs(resumed, 5)]
+    assert rest[: len(expected) - stop // 2 * 2] == expected[stop // 2 * 2 :]
+
+
+def test_a_stream_without_an_end_is_refused(make_data, stream, tmp_path):
+    data = portioned(make_data, stream, tmp_path / "parts")
+    data.trainer.max_steps = -1
+    with pytest.raises(ValueError, match=r"set trainer\.max_steps"):
+        data.setup("fit")

@@ -64,7 +64,10 @@ def test_packing_changes_neither_a_samples_loss_nor_the_weight_of_a_token(fit, s
         module = Recovery(stories, lora=LoRA(dropout=0.0), learning_rate=1e-9)
         data = make_data(**settings, validation_share=0.0)
         _, seen = fit(settings["batching"], module=module, data=data, max_epochs=1, accumulate_grad_batches=1)
-        counts = [data.examples.lengths[rows] - data.examples.num_prompts[rows] for _, rows, _ in seen]
+        counts = [
+            data.samples.examples.lengths[rows] - data.samples.examples.num_prompts[rows]
+            for _, rows, _ in seen
+        ]
         tokens = [count.sum() for count in counts]
         return sum(loss * count for (_, _, loss), count in zip(seen, tokens)) / sum(tokens), sum(tokens)
 

@@ -84,7 +84,7 @@ def test_recovery_data_can_be_made_of_prompts_alone(settings, make_data):
     data = make_data("self", answers=settings)
     data.prepare_data()
     data.setup("fit")
-    assert len(data.examples) == NUM_PROMPTS
+    assert len(data.samples.examples) == NUM_PROMPTS
 
 
 def test_no_prompts_are_refused(settings, stories, tmp_path):
