@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": "loss of a run's newest model on its held-out records",
     "evaluate": "perplexity, tasks and cost of any model folders, in one table",
     "export": "write a model folder, a run or a checkpoint in another format",
+    "push": "upload a model folder to a hub",
     "generate": "continue a prompt with any model folder",
     "plan": "show a pruning plan, compare two, or preview a budget without touching weights",
     "resources": "memory, steps and hours of a run; refuses one that does not fit",
@@ -114,6 +115,24 @@ def export(args: list[str]) -> int:
     from lit_modules.exporting import export as export_to
 
     return call(export_to, args, "export")
+
+
+def push(args: list[str]) -> int:
+    """Upload a model folder to a hub."""
+
+    def run(model: str, repo_id: str, private: bool = False) -> None:
+        """Upload a model folder or an adapter, with its card, to the hub that you are logged in to.
+
+        Args:
+            model: what `export` or a run wrote.
+            repo_id: OWNER/NAME; made if it is not there.
+            private: make it so that only its owner sees it.
+        """
+        from pruner.export import push as push_to
+
+        print(push_to(model, repo_id, private=private))
+
+    return call(run, args, "push", positional=True)
 
 
 def generate(args: list[str]) -> int:

@@ -21,6 +21,7 @@ from lit_modules.callbacks.progress import Progress
 from lit_modules.callbacks.pruning import Pruning
 from lit_modules.callbacks.throughput import Throughput
 from lit_modules.instruction_data import InstructionData
+from lit_modules.model_card import write_cards
 from lit_modules.progress import bar
 from lit_modules.recovery import Recovery
 from lit_modules.strategies import register_strategies
@@ -184,6 +185,7 @@ class RunCommand(LightningCLI):
             "recovered": str(run.recovered),
         }
         rows = evaluate_models(models, self.config_init.evaluation, run.root, track=bar)
+        write_cards(run)
         rich.print(terminal_table(rows))
         log.info("measured and drawn: %s (%.0f s)", run.report, time.perf_counter() - start)
 

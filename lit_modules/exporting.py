@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lit_modules.run_models import is_checkpoint, newest_made, read_checkpoint
+from lit_modules.model_card import write_card
+from lit_modules.run_models import is_checkpoint, newest_made, read_checkpoint, run_of
 from pruner.checkpoint import load_model, load_tokenizer
 from pruner.export import FORMATS, beside, export_model, verify_export, write_export
 from pruner.export import check as check_export
@@ -35,23 +36,17 @@ def export(
     place = Path(output)
     check_export(place, format, max_shard_size, (*FORMATS, ADAPTER))
     made = newest_made(model)
+    sizes: dict[str, Any] = {"verify": verify, "max_shard_size": max_shard_size}
     if format == ADAPTER:
         export_adapter(model, made, place, verify=verify)
     elif made is None or not is_checkpoint(made):
-        export_model(
-            made or model,
-            place,
-            format,
-            verify=verify,
-            trust=trust_remote_code,
-            max_shard_size=max_shard_size,
-        )
+        export_model(made or model, place, format, trust=trust_remote_code, **sizes)
     else:
         checkpoint = read_checkpoint(made)
-        tokenizer = load_tokenizer(checkpoint.pruned)
-        write_export(
-            checkpoint.merged(), tokenizer, place, format, verify=verify, max_shard_size=max_shard_size
-        )
+        write_export(checkpoint.merged(), load_tokenizer(checkpoint.pruned), place, format, **sizes)
+    run = run_of(made or Path(model))
+    if run is not None and place.is_dir():
+        write_card(run, place)
 
 
 def export_adapter(model: str, made: Path | None, output: Path, *, verify: bool) -> None:

@@ -84,6 +84,12 @@ def newest_made(place: str | Path) -> Path | None:
     )
 
 
+def run_of(made: Path) -> RunFolder | None:
+    """The run that a model folder or checkpoint lies in, None for none."""
+    root = made.resolve().parents[1] if is_checkpoint(made) else made.resolve().parent
+    return RunFolder(root) if made.is_dir() and RunFolder(root).config.is_file() else None
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Whether a checkpoint of a recovery lies there, whole or damaged."""
     return (folder / MANIFEST).is_file() or (folder / STATE).is_file()

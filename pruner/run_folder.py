@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "DONE"
+CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def content_identity(name_or_path: str) -> str:
     digest = hashlib.sha256(name_or_path.encode() if not path.exists() else b"")
     files = sorted(path.glob("*")) if path.is_dir() else [path] if path.is_file() else []
     for file in files:
-        if file.is_file() and file.name != MARK:
+        if file.is_file() and file.name not in (MARK, CARD):
             digest.update(f"{file.name} {file.stat().st_size}".encode())
             with file.open("rb") as stream:
                 digest.update(stream.read(1 << 16))

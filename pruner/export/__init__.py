@@ -1,6 +1,7 @@
 """Model folders in other formats, each loaded back and compared before anyone relies on it."""
 
 from pruner.export.exporting import FORMATS, beside, check, export_model, write_export
+from pruner.export.pushing import push
 from pruner.export.verification import verify_export
 
-__all__ = ["FORMATS", "beside", "check", "export_model", "verify_export", "write_export"]
+__all__ = ["FORMATS", "beside", "check", "export_model", "push", "verify_export", "write_export"]
