@@ -1,6 +1,7 @@
 """The pruning stage on folders: a dense model in, `pruned/` and `plan.json` out, once."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from pruner.pipeline import PruningSettings, prune
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.records import read_records
-from pruner.run_folder import RunFolder, content_identity, done_record, mark_done
+from pruner.run_folder import RunFolder, content_identity, differences, done_record, mark_done
 
 
 def is_pruned(run: RunFolder, record: Mapping[str, Any]) -> bool:
@@ -26,9 +27,9 @@ def is_pruned(run: RunFolder, record: Mapping[str, Any]) -> bool:
     """
     finished = done_record(run.pruned)
     if finished is not None and finished != record:
+        differing = "; ".join(list(differences(finished, record))[:5])
         raise ValueError(
-            f"{run.pruned} was pruned from other inputs: {finished} there, {record} asked for; "
-            "choose another run_dir"
+            f"{run.pruned} was pruned from other inputs (there -> here): {differing}. Choose another run_dir"
         )
     return finished is not None
 
@@ -109,6 +110,6 @@ def stage_record(
     return {
         "model": content_identity(model_name_or_path),
         "dtype": dtype,
-        "settings": {key: str(value) for key, value in sorted(dataclasses.asdict(settings).items())},
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
         "texts": [content_identity(str(Path(text))) for text in texts if text],
     }
