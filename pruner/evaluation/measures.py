@@ -4,14 +4,16 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pruner.evaluation.batching import Result, first_size, halving
 from pruner.evaluation.cost import measure_size, measure_speed
 from pruner.evaluation.generate import continue_prompts
-from pruner.evaluation.harness import run_tasks
+from pruner.evaluation.harness import Score, run_tasks
 from pruner.evaluation.metrics import Row
 from pruner.evaluation.perplexity import load_text, perplexity
 from pruner.evaluation.repetition import repeated_ngrams
@@ -50,25 +52,36 @@ def _perplexity(model: PreTrainedModel, tokenizer: Any, settings: Evaluation, tr
     values = {}
     for text in settings.texts:
         input_ids = load_text(text, tokenizer, settings.max_tokens)
-        value = perplexity(model, input_ids, settings.seq_len, settings.batch_size, track)
+        value = _fitting(
+            settings, model, partial(perplexity, model, input_ids, settings.seq_len, track=track)
+        )
         values[Path(text).name] = {"value": value, "num_tokens": len(input_ids)}
     return {"seq_len": settings.seq_len, "values": values}
 
 
 def _tasks(model: PreTrainedModel, tokenizer: Any, settings: Evaluation, track: Track) -> Row:
-    results = run_tasks(
-        model,
-        tokenizer,
-        settings.tasks,
-        folder=settings.tasks_folder,
-        limit=settings.limit,
-        batch_size=settings.batch_size,
-    )
+    def run(batch_size: int) -> dict[str, dict[str, Score]]:
+        return run_tasks(
+            model,
+            tokenizer,
+            settings.tasks,
+            folder=settings.tasks_folder,
+            data=settings.tasks_data,
+            limit=settings.limit,
+            batch_size=batch_size,
+        )
+
+    results = _fitting(settings, model, run)
     values = {
         task: {metric: dataclasses.asdict(score) for metric, score in scores.items()}
         for task, scores in results.items()
     }
     return {"limit": settings.limit, "values": values}
+
+
+def _fitting(settings: Evaluation, model: PreTrainedModel, work: Callable[[int], Result]) -> Result:
+    """`work` with the largest batch size, of those tried, that memory suffices for."""
+    return halving(work, settings.batch_size or first_size(model.device))
 
 
 def _samples(model: PreTrainedModel, tokenizer: Any, settings: Evaluation, track: Track) -> Row:
@@ -102,7 +115,7 @@ MEASURES: dict[str, Measure] = {
 DEPENDS = {
     "size": ("seq_len",),
     "perplexity": ("texts", "seq_len", "max_tokens"),
-    "tasks": ("tasks", "tasks_folder", "limit"),
+    "tasks": ("tasks", "tasks_folder", "tasks_data", "limit"),
     "samples": ("prompts", "max_new_tokens"),
     "speed": ("speed_batch_size", "speed_prompt_tokens", "speed_new_tokens", "speed_repeats"),
 }

@@ -83,7 +83,7 @@ def check(settings: Evaluation) -> None:
     for text in settings.texts:
         next(read_records(text, "test"), None)
     if settings.tasks:
-        check_tasks(settings.tasks, settings.tasks_folder)
+        check_tasks(settings.tasks, settings.tasks_folder, settings.tasks_data)
 
 
 def _load(path: str, settings: Evaluation) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -16,6 +16,7 @@ from pruner.records import read_records
 
 TEXT_FIELDS = ("text", "sentence", "content")
 WIKITEXT_SUFFIXES = (".raw", ".tokens")
+PTB_FILES = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 
 
 def load_text(
@@ -24,8 +25,9 @@ def load_text(
     r"""Tokenize a text as one sequence: its rows joined by "\n\n", special tokens as the tokenizer adds them.
 
     Args:
-        path: a text, JSON, JSONL or Parquet file, WikiText's own `.raw` or `.tokens` file, or a hub data
-            set ("wikitext:wikitext-2-raw-v1"); rows carry their text in "text", "sentence" or "content".
+        path: a text, JSON, JSONL or Parquet file, WikiText's own `.raw` or `.tokens` file, Mikolov's
+            `ptb.valid.txt` of the Penn Treebank, or a hub data set ("wikitext:wikitext-2-raw-v1"); rows carry
+            their text in "text", "sentence" or "content".
         tokenizer: of the model to be measured.
         max_tokens: keep only this many, from the start.
         split: of a hub data set.
@@ -102,6 +104,10 @@ def _window_losses(model: PreTrainedModel, windows: Tensor) -> list[float]:
 def _rows(path: str, split: str) -> Iterator[str]:
     if Path(path).suffix in WIKITEXT_SUFFIXES:
         yield from _wikitext_rows(Path(path))
+        return
+    if Path(path).name in PTB_FILES:
+        ((record, _),) = read_records(path)
+        yield from (line.strip() for line in record["text"].splitlines())  # a sentence each, as on the hub
         return
     for record, place in read_records(path, split):
         field = next((name for name in TEXT_FIELDS if isinstance(record.get(name), str)), None)

@@ -11,9 +11,12 @@ class Evaluation:
         texts: files or hub data sets whose perplexity is measured, as `load_text` reads them.
         seq_len: tokens in a window of perplexity; LLM-Pruner takes 128.
         max_tokens: read only so many of each text, from its start.
-        batch_size: windows, or requests of a task, in one forward pass.
-        tasks: names of lm-eval tasks.
+        batch_size: windows, or requests of a task, in one forward pass at most; halved where memory runs out.
+            null begins at 64 on a GPU, 8 on the CPU.
+        tasks: names of lm-eval tasks; NAME:METRIC reports one metric of it, such as hellaswag:acc_norm.
         tasks_folder: YAML task files beside the stock ones.
+        tasks_data: folder from which the paper's seven tasks are read instead of the hub: TASK/test.jsonl
+            of arc_easy, arc_challenge and openbookqa, TASK/validation.jsonl of the others.
         limit: only the first items of each task.
         prompts: continued greedily by each model, shown side by side; their repetition is measured.
         max_new_tokens: where such a continuation ends.
@@ -30,9 +33,10 @@ class Evaluation:
     texts: tuple[str, ...] = ()
     seq_len: int = 128
     max_tokens: int | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     tasks: tuple[str, ...] = ()
     tasks_folder: str | None = None
+    tasks_data: str | None = None
     limit: int | None = None
     prompts: tuple[str, ...] = ()
     max_new_tokens: int = 64

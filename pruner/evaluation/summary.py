@@ -1,5 +1,6 @@
 """The figures of a comparison in the order and units in which people read them: terminal and page alike."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,9 +87,24 @@ def _quality(models: Models) -> Iterator[Figure]:
             unit: Unit = "percent" if metric.startswith(("acc", "exact")) else "number"
             better: Better = "lower" if "perplexity" in metric else "higher"
             yield Figure("quality", f"{task} {metric}", unit, better, values, errors)
+    yield from _mean_of_tasks(models)
     repetition = _collect(models, "samples", "repetition")
     if repetition:
         yield Figure("quality", "repeated 4-grams in generated text", "percent", "lower", repetition)
+
+
+def _mean_of_tasks(models: Models) -> Iterator[Figure]:
+    """The mean over tasks where each reports one accuracy, as the paper's tables have it."""
+    tasks = [_names(models, "tasks", "values", task) for task in _names(models, "tasks", "values")]
+    if len(tasks) < 2 or any(len(metrics) != 1 or not metrics[0].startswith("acc") for metrics in tasks):
+        return
+    values, errors = {}, {}
+    for label, row in models.items():
+        scores = [score for task in (_at(row, ("tasks", "values")) or {}).values() for score in task.values()]
+        if len(scores) == len(tasks):
+            values[label] = math.fsum(score["value"] for score in scores) / len(scores)
+            errors[label] = math.hypot(*(score["stderr"] or 0.0 for score in scores)) / len(scores)
+    yield Figure("quality", f"mean of {len(tasks)} tasks", "percent", "higher", values, errors)
 
 
 def _cost(models: Models) -> Iterator[Figure]:

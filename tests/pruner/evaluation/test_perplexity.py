@@ -128,3 +128,11 @@ def test_a_model_that_learned_stories_is_less_perplexed_by_one_than_by_noise(tok
     told, noise = perplexity(model, input_ids, 32), perplexity(model, shuffled, 32)
     assert math.isfinite(noise)
     assert told < 15 < 100 < noise
+
+
+def test_the_penn_treebanks_own_file_reads_as_its_data_set_on_the_hub(stories, tmp_path):
+    sentences = ["no it was n't black monday", "but while the <unk> fell it did n't fall apart"]
+    (tmp_path / "ptb.valid.txt").write_text("".join(f" {sentence} \n" for sentence in sentences))
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"sentence": "{each}"}}\n' for each in sentences))
+    own, rows = (load_text(str(tmp_path / name), stories[1]) for name in ("ptb.valid.txt", "rows.jsonl"))
+    assert torch.equal(own, rows)
