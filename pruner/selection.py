@@ -149,7 +149,23 @@ def allocate(
         raise ValueError("granularity 'global' compares scores; choose a criterion that gives them")
     else:
         removed = _global(candidates, asked, scores)
+    _check_reached(candidates, removed, asked, total)
     return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
+
+
+def _check_reached(candidates: Sequence[Candidate], removed: Sequence[int], asked: float, total: int) -> None:
+    """Raise ValueError where even the finest step comes no nearer to what was asked than a tenth of it."""
+    reached = _saved(candidates, removed)
+    step = min(candidate.saves * (candidate.after(0) or candidate.num_units) for candidate in candidates)
+    away = abs(reached - asked)
+    if away <= 0.1 * asked or step <= away:
+        return
+    other = reached + (step if reached < asked else -step)
+    nearest = " and ".join(f"{math.floor(1e4 * share / total) / 1e4}" for share in sorted((reached, other)))
+    raise ValueError(
+        f"{asked / total:.4g} of the decoder cannot be met in whole units and multiples of budget.round_to; "
+        f"the nearest are {nearest}: ask for one of them, lower budget.round_to, or let more kinds go"
+    )
 
 
 def lowest(scores: Tensor, num_removed: int) -> tuple[int, ...]:

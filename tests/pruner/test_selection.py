@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -135,3 +137,13 @@ def test_what_stays_divides_by_the_gpus_that_share_a_layer(tiny, structure, gran
 def test_gpus_that_cannot_share_a_block_are_refused_with_its_name(tiny, structure):
     with pytest.raises(ValueError, match=r"model.layers.0.self_attn has 2 units, which 4 GPUs"):
         allocate(structure.groups, shapes_of(tiny), structure.layers, Budget(0.2, tensor_parallel=4))
+
+
+def test_steps_too_coarse_for_the_budget_are_refused_with_the_nearest_ones(tiny, structure):
+    groups, shapes = prunable(structure, ["mlp"], 0, 0), shapes_of(tiny)
+    half = groups[0].num_units // 2
+    with pytest.raises(ValueError, match=r"cannot be met in whole units.*the nearest are") as error:
+        allocate(groups, shapes, structure.layers, Budget(0.1, round_to=half))
+    for ratio in re.search(r"nearest are (\S+) and (\S+):", str(error.value)).groups():
+        removed = allocate(groups, shapes, structure.layers, Budget(float(ratio), round_to=half))
+        assert reached(tiny, structure, removed) == pytest.approx(float(ratio), abs=2e-4)
