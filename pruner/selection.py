@@ -8,56 +8,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pruner.budget import Budget, decoder_parameters
 from pruner.discovery import Structure
-from pruner.groups import Group, Shapes, count_parameters, unit_parameters
+from pruner.groups import Group, Shapes, unit_parameters
 
 Granularity = Literal["block", "global"]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much goes.
-
-    Attributes:
-        ratio: share of the decoder layers' parameters to remove, in [0, 1); embeddings and head not counted.
-        round_to: MLP widths become multiples of this; None for the largest power of two, up to 64, that is
-            no more than 1 % of the width.
-        target_parameters: parameters that the whole model may have left; takes the place of `ratio`.
-        tensor_parallel: GPUs that will share each layer: the channels and attention units that stay divide
-            by their number.
-    """
-
-    ratio: float = 0.2
-    round_to: int | None = None
-    target_parameters: int | None = None
-    tensor_parallel: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise ValueError(
-                f"budget.ratio is the share of parameters to remove and must be in [0, 1), got {self.ratio}; "
-                "for '20 % smaller' write 0.2"
-            )
-        if self.round_to is not None and self.round_to < 1:
-            raise ValueError(f"budget.round_to must be 1 or more, got {self.round_to}; 1 means no rounding")
-        if self.tensor_parallel < 1:
-            raise ValueError(f"budget.tensor_parallel counts GPUs, from 1; got {self.tensor_parallel}")
-
-    def asked(self, shapes: Shapes, layers: Sequence[str]) -> float:
-        """Parameters to remove from a model of these shapes and decoder layers.
-
-        Raises:
-            ValueError: it has no more than `target_parameters` as it is.
-        """
-        if self.target_parameters is None:
-            return self.ratio * decoder_parameters(shapes, layers)
-        whole = count_parameters(shapes, [], {})
-        if not 0 < self.target_parameters <= whole:
-            raise ValueError(
-                f"budget.target_parameters must be above 0 and no more than the model's {whole:,}, "
-                f"got {self.target_parameters:,}"
-            )
-        return float(whole - self.target_parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +41,6 @@ class Candidate:
     def after(self, removed: int) -> int | None:
         """The allowed number that follows, None at the end."""
         return next((count for count in self.counts if count > removed), None)
-
-
-def decoder_parameters(shapes: Shapes, layers: Sequence[str]) -> int:
-    """Parameters inside the decoder layers: what `Budget.ratio` is a share of."""
-    return count_parameters(inside(shapes, layers), [], {})
-
-
-def inside(shapes: Shapes, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of what belongs to the decoder layers."""
-    prefixes = tuple(f"{layer}." for layer in layers)
-    return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
 
 
 def prunable(structure: Structure, kinds: Sequence[str], first: int, last: int) -> list[Group]:

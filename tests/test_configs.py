@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from lit_modules.command import RunCommand
+from pruner.budget import decoder_parameters
 from pruner.discovery import discover
 from pruner.groups import count_parameters, shapes_of
-from pruner.selection import allocate, decoder_parameters, prunable
+from pruner.selection import allocate, prunable
 from tests.published import published_config, published_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"

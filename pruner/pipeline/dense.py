@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pruner.budget import Budget, decoder_parameters, inside
 from pruner.calibration import CalibrationData
 from pruner.discovery import Structure
 from pruner.groups import Group, Kept, Shapes, count_parameters, shapes_of
 from pruner.pipeline.settings import PruningSettings
 from pruner.plan import GroupPlan, PruningPlan, structure_fingerprint
-from pruner.selection import Budget, Granularity, allocate, decoder_parameters, inside
+from pruner.selection import Granularity, allocate
 
 
 @dataclass(frozen=True, slots=True)

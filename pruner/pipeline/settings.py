@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.compensation import Compensation
 from pruner.groups import Kind
 from pruner.importance import CRITERIA, REDUCTIONS
-from pruner.selection import Budget, Granularity
+from pruner.selection import Granularity
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from torch import distributed as dist
 from torch import multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.discovery import discover
 from pruner.importance import CRITERIA, NEED_NO_TEXT, estimate_importance
 from pruner.pipeline import PruningSettings, prune
 from pruner.ranks import ALONE, Ranks
-from pruner.selection import Budget
 
 SCORED = [name for name in CRITERIA if name not in (*NEED_NO_TEXT, "kronecker")]
 WORDS = "Once upon a time there was a little girl who had a red ball and a big dog. "

@@ -3,9 +3,10 @@ import re
 import pytest
 import torch
 
+from pruner.budget import Budget, decoder_parameters
 from pruner.discovery import Structure
 from pruner.groups import count_parameters, shapes_of
-from pruner.selection import Budget, allocate, decoder_parameters, lowest, prunable
+from pruner.selection import allocate, lowest, prunable
 
 KINDS = ("mlp", "attention")
 

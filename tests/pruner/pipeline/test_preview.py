@@ -4,10 +4,10 @@ import json
 import pytest
 
 import cli
+from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.preview import preview
-from pruner.selection import Budget
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import json
 import pytest
 import torch
 
+from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.pipeline import PruningSettings, prune
 from pruner.plan import PruningPlan
-from pruner.selection import Budget
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.compensation import Compensation
 from pruner.compensation.streams import advance, embed, is_residual, layer_calls, watch
@@ -13,7 +14,6 @@ from pruner.importance.backward import language_loss
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.prune import compensate
-from pruner.selection import Budget
 from pruner.surgery import remove
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}
