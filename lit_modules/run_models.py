@@ -26,12 +26,14 @@ class Checkpoint:
         step: optimizer steps made.
         lora: its adapters; None where all weights were trained.
         weights: name in the model, with its adapters if any -> value.
+        trust: run model code that lies in `pruned`, beyond this project's own.
     """
 
     pruned: Path
     step: int
     lora: LoRA | None
     weights: dict[str, Tensor]
+    trust: bool = False
 
     def adapted(self) -> Any:
         """The pruned model with the adapters as trained, a PeftModel.
@@ -50,7 +52,8 @@ class Checkpoint:
         return merged
 
     def _with_weights(self) -> Any:
-        return with_weights(load_model(self.pruned), self.lora, self.weights).eval()
+        pruned = load_model(self.pruned, trust_remote_code=self.trust)
+        return with_weights(pruned, self.lora, self.weights).eval()
 
 
 def newest_made(place: str | Path) -> Path | None:
@@ -95,11 +98,12 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (folder / STATE).is_file()
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
     """Read what a checkpoint adds to `pruned/`, under any strategy that wrote it.
 
     Args:
         folder: `checkpoints/step-…` of a run, where it was written: frozen weights lie in the run.
+        trust: run model code that lies in the run's `pruned/`.
 
     Raises:
         ValueError: it is damaged, or the run's pruned model is missing or another.
@@ -121,4 +125,5 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         step=state["global_step"],
         lora=LoRA(**identity["lora"]) if identity["lora"] else None,
         weights={name.removeprefix("model."): value for name, value in weights.items()},
+        trust=trust,
     )

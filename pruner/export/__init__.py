@@ -2,6 +2,6 @@
 
 from pruner.export.exporting import FORMATS, beside, check, export_model, write_export
 from pruner.export.pushing import push
-from pruner.export.verification import verify_export
+from pruner.export.verification import has_room, verify_export
 
-__all__ = ["FORMATS", "beside", "check", "export_model", "push", "verify_export", "write_export"]
+__all__ = ["FORMATS", "beside", "check", "export_model", "has_room", "push", "verify_export", "write_export"]

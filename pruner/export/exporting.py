@@ -14,7 +14,7 @@ from pruner.checkpoint import load_model, load_tokenizer, save_model
 from pruner.export.padding import padded
 from pruner.export.sharding import check_shard_size, split_weights
 from pruner.export.to_gguf import QUANTISATIONS, check_tool, quantise, round_weights, verify_gguf, write_gguf
-from pruner.export.verification import verify_export
+from pruner.export.verification import has_room, verify_export
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,8 +38,8 @@ def export_model(
             "padded", the dense shapes with zeros where something went, for runtimes that know no other;
             "gguf" and "gguf-f16", one file for llama.cpp, in float32 and float16; "gguf-q4_k_m" and its
             like, quantised by llama.cpp's own tool.
-        verify: load the result in a fresh process and compare logits and greedy text; of a quantised file,
-            what is quantised.
+        verify: load the result in a fresh process and compare logits and greedy text, where memory suffices;
+            of a quantised file, what is quantised.
         trust: run model code that lies beside the weights.
         max_shard_size: of each file of weights in a folder, such as "5GB"; None for as few as there can be.
 
@@ -67,7 +67,7 @@ def write_export(
     check(output, format, max_shard_size)
     sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     with beside(output) as written:
-        FORMATS[format](model, tokenizer, written, verify, **sharding)
+        FORMATS[format](model, tokenizer, written, verify and has_room(model), **sharding)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Does a folder hold the model it was written from? Asked of a fresh process that knows nothing of us."""
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -8,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 16
@@ -28,6 +32,24 @@ with torch.no_grad():
     text = model.generate(ids, do_sample=False, **lengths)
 save_file({"logits": logits, "text": text.contiguous()}, answer_file)
 """
+
+
+def has_room(model: nn.Module) -> bool:
+    """Whether memory suffices for one more copy of a model, in float32; says so in the log if not."""
+    free, needed = available_memory(), 4 * sum(value.numel() for value in model.parameters())
+    if free is None or free > needed:
+        return True
+    log.warning("not verified: that takes %.1f GiB more, and %.1f are free", needed / 2**30, free / 2**30)
+    return False
+
+
+def available_memory() -> int | None:
+    """Bytes that a new process can have without swapping, as Linux says; None where nothing says so."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 @torch.no_grad()

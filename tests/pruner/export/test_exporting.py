@@ -98,3 +98,22 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         export_model(tmp_path / "empty", tmp_path / "out")
+
+
+def test_what_memory_does_not_suffice_for_is_written_and_said_to_be_unverified(
+    folder, tmp_path, monkeypatch, caplog
+):
+    from pruner.export import verification
+
+    monkeypatch.setattr(verification, "available_memory", lambda: 1000)
+    monkeypatch.setattr(verification.subprocess, "run", None)  # nothing is started
+    export_model(folder, tmp_path / "out")
+    assert "not verified: that takes" in caplog.text
+    assert (tmp_path / "out/config.json").exists()
+
+
+def test_free_memory_is_read_in_bytes():
+    from pruner.export.verification import available_memory
+
+    free = available_memory()
+    assert free is None or 2**24 < free < 2**46
