@@ -1,5 +1,7 @@
 """vLLM's plugin: models whose layers differ load without --trust-remote-code."""
 
+import copyreg
+from functools import partial
 from typing import Any
 
 from pruner.modeling.per_layer import address, imported, render
@@ -45,7 +47,22 @@ def register_classes(model_type: str) -> str:
     AutoConfig.register(own_config.model_type, own_config, exist_ok=True)
     AutoModelForCausalLM.register(own_config, own_causal, exist_ok=True)
     AutoModel.register(own_config, own_trunk, exist_ok=True)
+    copyreg.pickle(own_config, partial(reduced, model_type=model_type))
     return str(own_causal.__name__)
+
+
+def reduced(config: Any, *, model_type: str) -> tuple[Any, ...]:
+    """How a configuration is pickled: vLLM's workers unpickle it before they load any plugin."""
+    return empty_config, (model_type,), vars(config)
+
+
+def empty_config(model_type: str) -> Any:
+    """A configuration of the pruned form of an architecture, whose entries are set next."""
+    from transformers import AutoConfig
+
+    register_classes(model_type)
+    cls = type(AutoConfig.for_model(f"pruned_{model_type}"))
+    return cls.__new__(cls)
 
 
 def heads_of(config: Any, layer: int, parallel: int = 1) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """With the plugin a model whose layers differ loads by name; in vLLM itself where that is installed."""
 
+import pickle
 import subprocess
 import sys
 from importlib import import_module
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
 from pruner.checkpoint import load_config, load_model, save_model
-from pruner.export.vllm_plugin import heads_of
-from tests.pruner.export.test_formats import pruned
+from pruner.discovery import discover
+from pruner.export.vllm_plugin import heads_of, register_classes
+from pruner.surgery import remove
+from tests.pruner.export.test_formats import MODELS, pruned
 
 ROOT = Path(__file__).parents[3]
 IDS = torch.arange(12)[None]
@@ -51,6 +55,17 @@ def test_without_the_plugin_it_is_needed(tmp_path):
     assert run.returncode != 0
 
 
+def test_a_configuration_is_unpickled_where_the_plugin_has_not_been_loaded(tmp_path):
+    save_model(pruned("qwen2", (1, 2)), None, tmp_path / "pruned")
+    register_classes("qwen2")
+    config = AutoConfig.from_pretrained(tmp_path / "pruned", trust_remote_code=False)
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(config))
+    read = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json_string(use_diff=False))"
+    command = [sys.executable, "-c", read, str(tmp_path / "config.pickle")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == config.to_json_string(use_diff=False).strip()
+
+
 def test_vllm_finds_the_plugin_where_the_project_says_it_lies():
     text = (ROOT / "pyproject.toml").read_text()
     _, _, rest = text.partition('[project.entry-points."vllm.general_plugins"]\n')
@@ -67,14 +82,27 @@ def test_each_layer_has_its_own_heads_and_ranks_that_cannot_share_them_are_refus
         heads_of(config, 1, parallel=4)
 
 
+def wide(name, layers):
+    """A pruned model whose heads are of a width that vLLM has a kernel for."""
+    cls, config = MODELS[name]
+    sizes = {**config.to_dict(), "hidden_size": 128, "intermediate_size": 160, "head_dim": 32}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    model = cls(type(config)(**sizes)).eval()
+    groups = [g for g in discover(model).groups if g.kind in ("mlp", "attention") and g.layer in layers]
+    remove(model, groups, {group.name: range(group.num_units // 2, group.num_units) for group in groups})
+    return model
+
+
 @pytest.mark.vllm
 @pytest.mark.parametrize("layers", [(0, 1, 2), (1, 2)], ids=["equal", "per layer"])
-def test_vllm_continues_a_text_as_transformers_does(layers, stories, tmp_path):
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
+def test_vllm_continues_a_text_as_transformers_does(name, layers, stories, tmp_path):
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
-    save_model(pruned("llama", layers), stories[1], tmp_path / "pruned")
+    save_model(wide(name, layers), stories[1], tmp_path / "pruned")
     model = load_model(tmp_path / "pruned")
     expected = model.generate(IDS, max_new_tokens=16, min_new_tokens=16, do_sample=False)[0, 12:].tolist()
     engine = vllm.LLM(str(tmp_path / "pruned"), dtype="float32", enforce_eager=True, max_model_len=64)
-    greedy = vllm.SamplingParams(temperature=0, max_tokens=16, min_tokens=16)
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=16, min_tokens=16, ignore_eos=True)
     (output,) = engine.generate([{"prompt_token_ids": IDS[0].tolist()}], greedy)
     assert list(output.outputs[0].token_ids) == expected
