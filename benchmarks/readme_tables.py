@@ -93,25 +93,58 @@ def packing_table() -> str:
 
 
 def results_table() -> str:
-    """SmolLM2-135M before and after, with the command that measured it."""
-    file = HERE / "results" / "end_to_end.json"
-    if not file.exists():
-        return ""
-    result = json.loads(file.read_text())
-    budget, rows = result["budget"], result["models"]
-    head = [
-        f"SmolLM2-135M, {budget['reached_ratio']:.1%} of the decoder ({budget['reached_ratio_of_all']:.1%} of all "
-        f"parameters) removed with LLM-Pruner's protocol (`{result['criterion']}`, 10 × 64 tokens of C4), then "
-        f"{result['steps']} steps of LoRA on Alpaca; perplexity on WikiText-2's test split. Measured by "
-        f"`{result['command']}`:",
+    """SmolLM2-135M without a fifth and two fifths of its decoder, by method; and recovered."""
+    rows = json.loads((HERE / "results" / "quality.json").read_text())
+    cases: dict[tuple[float, str], list[dict[str, float]]] = {}
+    for row in rows:
+        if row["stage"] == "pruned":
+            cases.setdefault((row["removed"], row["method"]), []).append(row)
+    lines = [
+        "SmolLM2-135M pruned on C4, perplexity on the first 20,480 tokens of WikiText-2's test split (dense: 53.8 at "
+        "windows of 128), before any recovery; `llm-pruner` is the paper's recipe, the better of pruning with and "
+        "without attention; means over calibration seeds, in brackets the extremes (`python benchmarks/quality.py`):",
         "",
-        "| | parameters | perplexity at 128 |",
-        "|---|---|---|",
+        "| removed | method | at 128 | at 1,024 | of `llm-pruner` | seeds |",
+        "|---|---|---|---|---|---|",
     ]
-    for label, row in rows.items():
-        value = next(iter(row["perplexity"]["values"].values()))["value"]
-        head.append(f"| {label} | {row['size']['parameters'] / 1e6:.1f} M | {value:.1f} |")
-    return "\n".join([*head, ""])
+    for (removed, method), found in sorted(cases.items(), key=lambda case: (case[0][0], case[0][1] == "default")):
+        base = mean(cases[removed, "llm-pruner"], "perplexity_128")
+        lines.append(
+            f"| {removed:.0%} | `{method}` | {spread(found, 'perplexity_128')} | {spread(found, 'perplexity_1024')} | "
+            f"{mean(found, 'perplexity_128') / base:.2f} | {len(found)} |"
+        )
+    return "\n".join([*lines, "", *recovery_lines()])
+
+
+def recovery_lines() -> list[str]:
+    """The same model after equal recovery."""
+    file = HERE / "results" / "recovery.json"
+    rows = json.loads(file.read_text()) if file.exists() else []
+    if not rows:
+        return []
+    return [
+        f"A fifth removed (seed 0), then {rows[0]['steps']} steps of four Alpaca records "
+        "(`python benchmarks/recovery.py`):",
+        "",
+        "| pruned by | recovery | at 128 | at 1,024 |",
+        "|---|---|---|---|",
+        *(
+            f"| `{row['method']}` | {row['recovery']} | {row['perplexity_128']:.1f} | {row['perplexity_1024']:.1f} |"
+            for row in rows
+        ),
+        "",
+    ]
+
+
+def mean(rows: list[dict[str, float]], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+def spread(rows: list[dict[str, float]], key: str) -> str:
+    """Mean, and in brackets the extremes where there are several."""
+    values = [row[key] for row in rows]
+    extremes = f" ({min(values):.1f} – {max(values):.1f})" if len(values) > 1 else ""
+    return f"{mean(rows, key):.1f}{extremes}"
 
 
 if __name__ == "__main__":
