@@ -50,23 +50,24 @@ class Portions:
         return folder if folder.is_dir() else None
 
     def build(self, number: int) -> None:
-        """Tokenise a portion and drop the one before; nothing is made where the stream has ended.
+        """Tokenise a portion and drop all but the first; nothing is made where the stream has ended.
 
         Raises:
             ValueError: as `Tokenising.build`.
         """
-        if number > 1:
-            shutil.rmtree(self.folder(number - 1), ignore_errors=True)
-        folder = self.folder(number)
+        first, folder = self.folder(0), self.folder(number)
+        for other in first.parent.glob(f"{first.name[:-1]}*"):
+            if other not in (first, folder):
+                shutil.rmtree(other, ignore_errors=True)
         if folder.is_dir():
             return
         if self._next != number:
             records = self.source.records(self.tokenising.cache_dir)
             self._rows = islice(records, number * self.size, None)
         rows, self._next = islice(self._rows, self.size), number + 1
-        first = list(islice(rows, 1))
-        if first or number == 0:
-            self.tokenising.build(self.source, folder, chain(first, rows))
+        begun = list(islice(rows, 1))
+        if begun or number == 0:
+            self.tokenising.build(self.source, folder, chain(begun, rows))
 
 
 def check_end(trainer: Trainer) -> None:
