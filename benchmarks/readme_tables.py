@@ -107,7 +107,9 @@ def results_table() -> str:
         "| removed | method | at 128 | at 1,024 | of `llm-pruner` | seeds |",
         "|---|---|---|---|---|---|",
     ]
-    for (removed, method), found in sorted(cases.items(), key=lambda case: (case[0][0], case[0][1] == "default")):
+    for (removed, method), found in sorted(
+        cases.items(), key=lambda case: (case[0][0], case[0][1] == "default")
+    ):
         base = mean(cases[removed, "llm-pruner"], "perplexity_128")
         lines.append(
             f"| {removed:.0%} | `{method}` | {spread(found, 'perplexity_128')} | {spread(found, 'perplexity_1024')} | "
