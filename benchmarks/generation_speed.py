@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pruner.budget import Budget
 from pruner.checkpoint import load_tokenizer
 from pruner.export.to_gguf.writing import write_gguf
 from pruner.pipeline import PruningSettings, prune
-from pruner.selection import Budget
 
 RESULT = Path(__file__).parent / "results" / "generation_speed.json"
 SHAPE = {  # TinyLlama-1.1B's

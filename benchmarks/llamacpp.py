@@ -19,12 +19,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 
-def suite(folder):
-    """How many cases of the suite passed, failed and were skipped."""
-    file = Path(folder) / "outcome.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "llamacpp", "tests/pruner/export/to_gguf"]
-    subprocess.run([*command, f"--junitxml={file}"], cwd=ROOT, check=False)
-    (outcome,) = ElementTree.parse(file).getroot().iter("testsuite")
+def suite(marker, tests):
+    """How many cases of a marked suite passed, failed and were skipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "outcome.xml"
+        command = [sys.executable, "-m", "pytest", "-m", marker, tests, f"--junitxml={file}"]
+        subprocess.run(command, cwd=ROOT, check=False)
+        (outcome,) = ElementTree.parse(file).getroot().iter("testsuite")
     count = {key: int(outcome.get(key)) for key in ("tests", "failures", "errors", "skipped")}
     bad = count["failures"] + count["errors"]
     return {
@@ -57,11 +58,10 @@ def main():
     tokenizer = load_tokenizer(DATA / "stories260K")
     with tempfile.TemporaryDirectory() as folder:
         kinds = {kind: difference(kind, tokenizer, folder) for kind in KINDS}
-        cases = suite(folder)
     result = {
         "llama-cpp-python": __import__("llama_cpp").__version__,
         "torch": version("torch"),
-        "cases": cases,
+        "cases": suite("llamacpp", "tests/pruner/export/to_gguf"),
         "largest logit difference": max(each["largest difference"] for each in kinds.values()),
         "kinds": kinds,
     }

@@ -11,6 +11,7 @@ from pruner.checkpoint import config_values
 from pruner.evaluation.metrics import read_metrics
 from pruner.evaluation.removal import Width, num_layers, widths
 from pruner.evaluation.summary import figures
+from pruner.export import ARCHITECTURES
 from pruner.modeling.source import PACKAGE, locate
 from pruner.plan import PruningPlan
 from pruner.run_folder import CARD, RunFolder, write_text
@@ -146,12 +147,23 @@ def use(folder: Path) -> Iterator[str]:
     if is_adapter(folder):
         yield ADAPTER.format(place=place)
         return
-    per_layer = "auto_map" in json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    per_layer = "auto_map" in config
     yield TRANSFORMERS.format(place=place, trust=", trust_remote_code=True" if per_layer else "")
     yield "llama.cpp, where the architecture is Llama's, Mistral's or Qwen2's:"
     yield LLAMA_CPP.format(place=place)
+    if per_layer and config["model_type"].removeprefix("pruned_") not in ARCHITECTURES:
+        return
     yield "vLLM" + (", with llm-prune installed beside it:" if per_layer else ":")
-    yield VLLM.format(place=place, options=" --model-impl transformers" if per_layer else "")
+    yield VLLM.format(place=place, options=" --model-impl transformers" if own_head_width(config) else "")
+
+
+def own_head_width(config: Mapping[str, Any]) -> bool:
+    """Whether it is a Qwen2 with fewer heads, whose width vLLM's own code takes for that of all together."""
+    return bool(
+        config["model_type"] == "qwen2"
+        and config.get("head_dim", 0) * config["num_attention_heads"] not in (0, config["hidden_size"])
+    )
 
 
 def licence_of(base: str) -> str | None:

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import cli
-from lit_modules.model_card import is_hub_name, licence_of
+from lit_modules.model_card import is_hub_name, licence_of, own_head_width
 from pruner.checkpoint import load_model
 from pruner.export import push
 from pruner.plan import PruningPlan
@@ -169,3 +169,11 @@ def test_what_is_no_model_or_no_name_is_refused_before_anything_is_sent(data, tm
         push(tmp_path, "me/small")
     with pytest.raises(ValueError, match="expected a repository as OWNER/NAME, got 'small'"):
         push(data / "stories260K", "small")
+
+
+def test_only_a_qwen2_with_fewer_heads_needs_vllms_transformers_backend():
+    config = {"model_type": "qwen2", "hidden_size": 128, "num_attention_heads": 4}
+    assert not own_head_width(config)
+    assert not own_head_width({**config, "head_dim": 32})
+    assert own_head_width({**config, "head_dim": 32, "num_attention_heads": 3})
+    assert not own_head_width({**config, "head_dim": 32, "num_attention_heads": 3, "model_type": "llama"})

@@ -7,9 +7,10 @@ from typing import Any
 from pruner.modeling.per_layer import address, imported, render
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""Transformers' model types whose attention vLLM's transformers backend computes, all layers alike."""
+"""Transformers' model types that may have been pruned and that vLLM's transformers backend computes."""
 
-RUNS = "pruner.export.vllm_model:PrunedForCausalLM"
+BACKEND = "vllm.model_executor.models.transformers:TransformersForCausalLM"
+"""It gives each layer the heads that config.json's `per_layer_config` says."""
 
 
 def register() -> None:
@@ -24,7 +25,7 @@ def register() -> None:
     except ModuleNotFoundError:
         return
     for name in names:
-        ModelRegistry.register_model(name, RUNS)
+        ModelRegistry.register_model(name, BACKEND)
 
 
 def register_classes(model_type: str) -> str:
@@ -61,27 +62,5 @@ def empty_config(model_type: str) -> Any:
     from transformers import AutoConfig
 
     register_classes(model_type)
-    cls = type(AutoConfig.for_model(f"pruned_{model_type}"))
+    cls: Any = type(AutoConfig.for_model(f"pruned_{model_type}"))
     return cls.__new__(cls)
-
-
-def heads_of(config: Any, layer: int, parallel: int = 1) -> tuple[int, int]:
-    """Query heads and key-value heads of a layer on each of `parallel` tensor-parallel ranks.
-
-    Args:
-        config: a pruned model's; `per_layer_config` says what differs from the dense counts.
-        layer: its number.
-        parallel: ranks that share each layer.
-
-    Raises:
-        ValueError: the ranks cannot share the layer's heads evenly.
-    """
-    values = config.to_dict()
-    own = (values.get("per_layer_config") or {}).get(str(layer), {})
-    heads, shared = (own.get(name, values[name]) for name in ("num_attention_heads", "num_key_value_heads"))
-    if heads % parallel or shared % parallel:
-        raise ValueError(
-            f"layer {layer} has {heads} query and {shared} key-value heads, which {parallel} ranks cannot "
-            "share; lower tensor_parallel_size, or prune with pruner.budget.tensor_parallel"
-        )
-    return heads // parallel, shared // parallel

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from pruner.checkpoint import load_config, load_model, save_model
+from pruner.checkpoint import load_model, save_model
 from pruner.discovery import discover
-from pruner.export.vllm_plugin import heads_of, register_classes
+from pruner.export.vllm_plugin import register_classes
 from pruner.surgery import remove
 from tests.pruner.export.test_formats import MODELS, pruned
 
@@ -73,15 +73,6 @@ def test_vllm_finds_the_plugin_where_the_project_says_it_lies():
     assert callable(getattr(import_module(module), function))
 
 
-def test_each_layer_has_its_own_heads_and_ranks_that_cannot_share_them_are_refused(tmp_path):
-    save_model(pruned("llama", (1, 2)), None, tmp_path / "pruned")
-    config = load_config(tmp_path / "pruned")
-    assert [heads_of(config, layer) for layer in range(3)] == [(8, 4), (4, 2), (4, 2)]
-    assert heads_of(config, 0, parallel=4) == (2, 1)
-    with pytest.raises(ValueError, match="layer 1 has 4 query and 2 key-value heads, which 4 ranks"):
-        heads_of(config, 1, parallel=4)
-
-
 def wide(name, layers):
     """A pruned model whose heads are of a width that vLLM has a kernel for."""
     cls, config = MODELS[name]
@@ -95,14 +86,25 @@ def wide(name, layers):
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("layers", [(0, 1, 2), (1, 2)], ids=["equal", "per layer"])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
-def test_vllm_continues_a_text_as_transformers_does(name, layers, stories, tmp_path):
+@pytest.mark.parametrize(
+    "name, layers, options",
+    [
+        ("llama", (0, 1, 2), {}),
+        ("llama", (1, 2), {}),
+        ("mistral", (0, 1, 2), {}),
+        ("mistral", (1, 2), {}),
+        ("qwen2", (0, 1, 2), {"model_impl": "transformers"}),  # its own divides the hidden size by the heads
+        ("qwen2", (1, 2), {}),
+    ],
+)
+def test_vllm_continues_a_text_as_transformers_does(name, layers, options, stories, tmp_path):
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
     save_model(wide(name, layers), stories[1], tmp_path / "pruned")
     model = load_model(tmp_path / "pruned")
     expected = model.generate(IDS, max_new_tokens=16, min_new_tokens=16, do_sample=False)[0, 12:].tolist()
-    engine = vllm.LLM(str(tmp_path / "pruned"), dtype="float32", enforce_eager=True, max_model_len=64)
+    engine = vllm.LLM(
+        str(tmp_path / "pruned"), dtype="float32", enforce_eager=True, max_model_len=64, **options
+    )
     greedy = vllm.SamplingParams(temperature=0, max_tokens=16, min_tokens=16, ignore_eos=True)
     (output,) = engine.generate([{"prompt_token_ids": IDS[0].tolist()}], greedy)
     assert list(output.outputs[0].token_ids) == expected
