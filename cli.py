@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a model folder, a run or a checkpoint in another format",
     "push": "upload a model folder to a hub",
     "generate": "continue a prompt with any model folder",
+    "compare": "a local page: several models continue the same prompt side by side",
     "plan": "show a pruning plan, compare two, or preview a budget without touching weights",
     "resources": "memory, steps and hours of a run; refuses one that does not fit",
     "submit": "run the whole path on a SLURM cluster, as a chain of jobs",
@@ -155,6 +156,23 @@ def generate(args: list[str]) -> int:
         print(generate_text(model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
 
     return call(run, args, "generate")
+
+
+def compare(args: list[str]) -> int:
+    """Serve a page on which models continue the same prompt side by side, with speed and memory."""
+    from argparse import ArgumentParser
+
+    from lit_modules.comparing import compare as serve
+
+    parser = ArgumentParser(prog="llm-prune compare", description=compare.__doc__, allow_abbrev=False)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a model or run folder, or LABEL=MODEL")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--device", default="auto", help="of all models; auto takes the GPU if there is one")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code beside the weights")
+    options = vars(parser.parse_args(args))
+    serve(options.pop("models"), **options)
+    return 0
 
 
 def plan(args: list[str]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,15 +68,46 @@ def continue_prompts(
     Raises:
         ValueError: a prompt is empty or does not fit the model's context together with the new tokens.
     """
+    check_lengths(temperature, max_new_tokens)
+    return tuple(
+        _continue(model, tokenizer, prompt, max_new_tokens, temperature, seed)
+        for prompt in track(prompts, "generating", len(prompts))
+    )
+
+
+def check_lengths(temperature: float, max_new_tokens: int) -> None:
+    """Raise ValueError for what cannot be sampled."""
     if temperature < 0 or max_new_tokens < 1:
         raise ValueError(
             "temperature must be 0 (greedy) or more and max_new_tokens at least 1, "
             f"got {temperature} and {max_new_tokens}"
         )
-    return tuple(
-        _continue(model, tokenizer, prompt, max_new_tokens, temperature, seed)
-        for prompt in track(prompts, "generating", len(prompts))
-    )
+
+
+def encode_prompt(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    add_special_tokens: bool = True,
+) -> Any:
+    """A prompt's ids and mask (1, tokens) on the model's device.
+
+    Raises:
+        ValueError: it is empty or does not fit the model's context together with the new tokens.
+    """
+    encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=add_special_tokens).to(model.device)
+    length = encoded.input_ids.shape[1]
+    context = getattr(model.config, "max_position_embeddings", None)
+    if not length:
+        raise ValueError("the prompt is empty; a model continues at least one token")
+    if context is not None and length + max_new_tokens > context:
+        raise ValueError(
+            f"the prompt has {length} tokens and {max_new_tokens} are to follow, but the model's context "
+            f"holds {context}; shorten the prompt or lower max_new_tokens"
+        )
+    return encoded
 
 
 @torch.inference_mode()
@@ -87,16 +119,8 @@ def _continue(
     temperature: float,
     seed: int,
 ) -> Sample:
-    encoded = tokenizer(prompt, return_tensors="pt").to(model.device)
+    encoded = encode_prompt(model, tokenizer, prompt, max_new_tokens)
     length = encoded.input_ids.shape[1]
-    context = getattr(model.config, "max_position_embeddings", None)
-    if not length:
-        raise ValueError("the prompt is empty; a model continues at least one token")
-    if context is not None and length + max_new_tokens > context:
-        raise ValueError(
-            f"the prompt has {length} tokens and {max_new_tokens} are to follow, but the model's context "
-            f"holds {context}; shorten the prompt or lower max_new_tokens"
-        )
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
