@@ -39,6 +39,13 @@ def project(model: nn.Module, groups: Sequence[Group]) -> dict[str, Projection]:
     return {name: projection for name, projection in found.items() if projection is not None}
 
 
+def with_gradient(activation: Tensor, receive: Callable[[Tensor], None]) -> None:
+    """Have `receive` called with an activation's gradient; the graph begins at the first of them."""
+    if not activation.requires_grad:
+        activation.requires_grad_(True)
+    activation.register_hook(receive)
+
+
 def gate_importance(
     model: PreTrainedModel,
     groups: Sequence[Group],
@@ -66,7 +73,7 @@ def gate_importance(
     num_samples = len(input_ids)
 
     def see(name: str, activation: Tensor) -> None:
-        activation.register_hook(lambda grad: receive(name, activation.detach(), grad))
+        with_gradient(activation, lambda grad: receive(name, activation.detach(), grad))
 
     def receive(name: str, activation: Tensor, grad: Tensor) -> None:
         index = torch.as_tensor(projections[name].index, device=grad.device)
@@ -82,17 +89,14 @@ def gate_importance(
 
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """No weight asks for a gradient, all activations have one; afterwards everything is as before."""
+    """No weight asks for a gradient, but a graph can be recorded; afterwards everything is as before."""
     asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     training = model.training
-    embeddings = model.get_input_embeddings()
-    hook = embeddings.register_forward_hook(lambda _module, _args, output: output.requires_grad_(True))
     try:
         model.eval().requires_grad_(False)
         with torch.enable_grad():
             yield
     finally:
-        hook.remove()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(asked[name])
         model.train(training)

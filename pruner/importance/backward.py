@@ -13,16 +13,21 @@ from pruner.ranks import Ranks
 
 Receive = Callable[[str, Tensor], None]
 
+IGNORED = -100
+"""Target of the last token, which none follows; its logits stay, as a slice would copy all others."""
+
 
 def language_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     """Mean loss over each sample's predicted tokens, in nats.
 
     input_ids: (samples, seq_len) int64 -> (samples,) fp32.
     """
-    input_ids = input_ids.to(model.device)
-    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
-    targets = input_ids[:, 1:].to(logits.device)
-    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+    logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits.float()
+    targets = F.pad(input_ids[:, 1:], (0, 1), value=IGNORED).to(
+        logits.device
+    )  # a slice would copy the logits
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view_as(targets).sum(1) / (targets.shape[1] - 1)
 
 
 def backward(model: PreTrainedModel, batch: Tensor, first: int, num_samples: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pruner.importance.activations import frozen, observed
+from pruner.importance.activations import frozen, observed, with_gradient
 from pruner.importance.backward import sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection
@@ -40,7 +40,7 @@ def gradient_covariances(
     tokens = input_ids.numel()
 
     def see(name: str, output: Tensor) -> None:
-        output.register_hook(lambda grad: receive(name, grad))
+        with_gradient(output, lambda grad: receive(name, grad))
 
     def receive(name: str, grad: Tensor) -> None:
         rows = grad.flatten(0, -2).float() * tokens
