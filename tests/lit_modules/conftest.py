@@ -12,6 +12,10 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lit_modules.callbacks.checkpointing import Checkpointing
 from lit_modules.instruction_data import InstructionData
 from lit_modules.recovery import Recovery
+from pruner.checkpoint import load_model, load_tokenizer, save_model
+from pruner.discovery import discover
+from pruner.run_folder import RunFolder, mark_done
+from pruner.surgery import remove
 
 torch.set_num_threads(1)
 SHARED = Path(os.environ.get("LLM_PRUNE_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
@@ -26,10 +30,21 @@ def stories():
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def pruned_run(stories, tmp_path_factory):
+    """A run that has pruned, per layer, and not yet recovered; not to be changed."""
+    run = RunFolder(tmp_path_factory.mktemp("pruned") / "run")
+    model = load_model(stories)
+    groups = [group for group in discover(model).groups if group.kind == "mlp" and group.layer in (1, 2)]
+    remove(model, groups, {group.name: range(group.num_units // 2) for group in groups})
+    save_model(model, load_tokenizer(stories), run.pruned)
+    mark_done(run.pruned, {"model": "stories"})
+    run.config.write_text(f"model: {{model_name_or_path: {stories}}}\n")
+    return run
+
+
 @pytest.fixture
 def tokenizer(stories):
-    from pruner.checkpoint import load_tokenizer
-
     return load_tokenizer(stories)
 
 

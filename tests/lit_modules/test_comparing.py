@@ -5,49 +5,32 @@ import socket
 
 import pytest
 import torch
-import yaml
 
 import cli
 from lit_modules.comparing import INSTRUCTION, Request, check_port, in_turn, labelled, opened, speed_line
 from lit_modules.templates import Example, load_template
-from pruner.checkpoint import load_model, load_tokenizer, save_model
-from pruner.discovery import discover
 from pruner.evaluation.generate import generate_text
-from pruner.run_folder import RunFolder, mark_done
-from pruner.surgery import remove
 
 PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def run(stories, tmp_path_factory):
-    """A run folder with a pruned model in it."""
-    run = RunFolder(tmp_path_factory.mktemp("compare") / "run")
-    model = load_model(stories)
-    groups = [group for group in discover(model).groups if group.kind == "mlp" and group.layer in (1, 2)]
-    remove(model, groups, {group.name: range(group.num_units // 2) for group in groups})
-    save_model(model, load_tokenizer(stories), run.pruned)
-    mark_done(run.pruned, {"model": "stories"})
-    run.config.write_text(yaml.safe_dump({"model": {"model_name_or_path": stories}}))
-    return run
-
-
-@pytest.fixture(scope="module")
-def models(run):
+def models(pruned_run):
     torch.set_num_threads(1)
-    return [opened(label, place, "cpu", False) for label, place in labelled([str(run.root)]).items()]
+    return [opened(label, place, "cpu", False) for label, place in labelled([str(pruned_run.root)]).items()]
 
 
-def test_a_run_stands_for_its_dense_model_and_what_it_made_of_it(run, stories):
+def test_a_run_stands_for_its_dense_model_and_what_it_made_of_it(pruned_run, stories):
+    run = pruned_run
     assert labelled([str(run.root)]) == {"dense": stories, "pruned": str(run.pruned)}
     assert labelled([stories, f"small={run.pruned}"]) == {"stories260K": stories, "small": str(run.pruned)}
     with pytest.raises(ValueError, match="two models are called 'pruned'; name one of them"):
         labelled([str(run.root), str(run.pruned)])
 
 
-def test_every_model_writes_what_it_writes_alone(models, run, stories):
+def test_every_model_writes_what_it_writes_alone(models, pruned_run, stories):
     *_, written = in_turn(models, Request(PROMPT, max_new_tokens=12))
-    for label, place in (("dense", stories), ("pruned", run.pruned)):
+    for label, place in (("dense", stories), ("pruned", pruned_run.pruned)):
         assert written[label].text == generate_text(place, PROMPT, max_new_tokens=12)
     assert "× " in speed_line("pruned", written, "dense")
     assert "× " not in speed_line("dense", written, "dense")
@@ -59,7 +42,7 @@ def test_an_instruction_is_put_into_the_words_of_recovery(models, stories):
     assert written["dense"].text == generate_text(stories, words, max_new_tokens=12)
 
 
-def test_the_page_is_refused_before_anything_is_loaded(run, stories, tmp_path, capsys):
+def test_the_page_is_refused_before_anything_is_loaded(stories, tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -86,7 +69,7 @@ def browser():
 
 
 def test_a_browser_shows_what_each_model_writes_and_asks_nothing_of_the_network(
-    models, browser, run, stories
+    models, browser, pruned_run, stories
 ):
     compare_page = pytest.importorskip("lit_modules.compare_page", reason="gradio is not installed")
     with socket.socket() as free:
@@ -101,7 +84,7 @@ def test_a_browser_shows_what_each_model_writes_and_asks_nothing_of_the_network(
         page.fill("#prompt textarea", PROMPT)
         page.click("#generate")
         page.wait_for_function("document.querySelector('#speed-1')?.innerText.includes('64 tokens')")
-        for column, place in enumerate((stories, run.pruned)):
+        for column, place in enumerate((stories, pruned_run.pruned)):
             shown = page.input_value(f"#text-{column} textarea")
             assert shown == generate_text(place, PROMPT, max_new_tokens=64)
         page.fill("#prompt textarea", "word " * 600)

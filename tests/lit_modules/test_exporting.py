@@ -11,10 +11,8 @@ from lit_modules.callbacks.checkpoint_folder import newest_first
 from lit_modules.callbacks.export import Export
 from lit_modules.exporting import export
 from lit_modules.recovery import Recovery
-from pruner.checkpoint import load_model, load_tokenizer, save_model
-from pruner.discovery import discover
-from pruner.run_folder import RunFolder, mark_done
-from pruner.surgery import remove
+from pruner.checkpoint import load_model
+from pruner.run_folder import RunFolder
 from tests.processes import Run, recovery
 
 IDS = torch.arange(3, 40)[None]
@@ -25,26 +23,13 @@ def logits_of(model):
     return model.eval()(IDS).logits
 
 
-@pytest.fixture(scope="module")
-def pruned(stories, tmp_path_factory):
-    """A run that has pruned, per layer, and not yet recovered."""
-    run = RunFolder(tmp_path_factory.mktemp("pruned") / "run")
-    model = load_model(stories)
-    groups = [group for group in discover(model).groups if group.kind == "mlp" and group.layer in (1, 2)]
-    remove(model, groups, {group.name: range(group.num_units // 2) for group in groups})
-    save_model(model, load_tokenizer(stories), run.pruned)
-    mark_done(run.pruned, {"model": "stories"})
-    run.config.write_text("{}")
-    return run
-
-
 @pytest.fixture
-def recover(pruned, fit, stories, tmp_path):
+def recover(pruned_run, fit, stories, tmp_path):
     """Recover a copy of the pruned run for six steps; the run, and the logits of the trained model."""
 
     def recovered(lora):
         run = RunFolder(tmp_path / "run")
-        shutil.copytree(pruned.root, run.root, dirs_exist_ok=True)
+        shutil.copytree(pruned_run.root, run.root, dirs_exist_ok=True)
         module = Recovery(stories, lora=lora, learning_rate=1e-2)
         module.pruned_folder = run.pruned
         fit(module=module, callbacks=[Export(run)], max_steps=6)
@@ -95,9 +80,9 @@ def test_a_full_recovery_has_no_adapter_and_says_what_to_do(recover, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_neither_an_unrecovered_run_nor_a_model_folder_has_an_adapter(pruned, stories, tmp_path):
+def test_neither_an_unrecovered_run_nor_a_model_folder_has_an_adapter(pruned_run, stories, tmp_path):
     with pytest.raises(ValueError, match="has made no checkpoint yet; export as hf"):
-        export(str(pruned.root), str(tmp_path / "out"), "adapter")
+        export(str(pruned_run.root), str(tmp_path / "out"), "adapter")
     with pytest.raises(ValueError, match="neither a run nor a checkpoint"):
         export(stories, str(tmp_path / "out"), "adapter")
 
