@@ -94,6 +94,9 @@ def check_stage(
 ) -> None:
     """Raise ValueError for what can be seen to be missing before any weight is loaded."""
     load_config(model_name_or_path, trust_remote_code=trust_remote_code)
+    streams = settings.compensation.streams if settings.compensation else None
+    if streams is not None and not Path(streams).is_dir():
+        raise ValueError(f"pruner.compensation.streams must be a folder that is there, got {streams}")
     if settings.plan is not None:
         PruningPlan.load(settings.plan)
     elif reads_text(settings):

@@ -1,5 +1,8 @@
 """Hidden states that walk through the decoder layer by layer, and what a layer does with them on the way."""
 
+import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,6 +59,46 @@ def _arguments(
     ]
     _run(model, batch, handles)
     return noted
+
+
+def enter(
+    model: PreTrainedModel, first_layer: str, input_ids: Tensor, batch_size: int, folder: str | None
+) -> Tensor:
+    """The stream before the first decoder layer: (samples, seq_len) -> (samples, seq_len, width).
+
+    Args:
+        model: whose embeddings are looked up, batch by batch.
+        first_layer: its name.
+        input_ids: of all samples.
+        batch_size: samples at once.
+        folder: where the stream lies as a file; None for the model's memory.
+    """
+    stream = None
+    for number, rows in enumerate(input_ids.split(batch_size)):
+        hidden = embed(model, first_layer, rows)
+        if stream is None:
+            stream = room((len(input_ids), *hidden.shape[1:]), hidden.dtype, hidden.device, folder)
+        stream[number * batch_size :][: len(rows)].copy_(hidden)
+    assert stream is not None
+    return stream
+
+
+def room(shape: Sequence[int], dtype: torch.dtype, device: torch.device, folder: str | None) -> Tensor:
+    """An empty tensor, on `device` or, with a folder, in a file there that goes when the tensor does.
+
+    Raises:
+        OSError: the folder is not there or has no room.
+    """
+    if folder is None:
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(tuple(shape))
+
+
+def beside(stream: Tensor, folder: str | None) -> Tensor:
+    """A copy of a stream where that lies."""
+    return room(stream.shape, stream.dtype, stream.device, folder).copy_(stream)
 
 
 def embed(model: PreTrainedModel, first_layer: str, input_ids: Tensor) -> Tensor:
@@ -149,8 +192,9 @@ def _noting(
 
 def advance(layer: nn.Module, call: Call, stream: Tensor, batch_size: int) -> Tensor:
     """Carry a stream through a layer, batch by batch, in its own memory."""
+    device = next(layer.parameters()).device
     for rows in stream.split(batch_size):
-        rows.copy_(call(layer, rows))
+        rows.copy_(call(layer, rows.to(device)))
     return stream
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -98,7 +98,9 @@ class Dense:
                 "parameters": rest,
             },
             calibration={} if data is None else {**text, "fingerprint": data.fingerprint},
-            compensation={} if data is None or not refit else dataclasses.asdict(refit),
+            compensation={}
+            if data is None or not refit
+            else dataclasses.asdict(replace(refit, streams=None)),
         )
 
 

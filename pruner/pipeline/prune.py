@@ -200,7 +200,8 @@ def replay(
                 f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "
                 f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
             )
-        refit, ranks = Compensation(**plan.compensation), shared_by(data, together)
+        streams = settings.compensation.streams if settings.compensation else None
+        refit, ranks = Compensation(**{**plan.compensation, "streams": streams}), shared_by(data, together)
         compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
         return plan
     if plan.compensation:

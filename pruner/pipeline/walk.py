@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from pruner.compensation import Compensation
 from pruner.compensation.least_squares import Moments, refit
-from pruner.compensation.streams import Call, Passage, advance, embed, is_residual, layer_calls, watch
+from pruner.compensation.streams import Call, Passage, advance, beside, enter, is_residual, layer_calls, watch
 from pruner.discovery import Structure
 from pruner.groups import Group
 from pruner.progress import Track, silent
@@ -54,7 +54,7 @@ def compress(
     input_ids = ranks.share(input_ids)
     layers = structure.layers[: 1 + max(group.layer or 0 for group in groups)]
     calls = layer_calls(model, layers, input_ids, size)
-    dense = torch.cat([embed(model, layers[0], rows) for rows in input_ids.split(size)])
+    dense = enter(model, layers[0], input_ids, size, settings.streams)
     pruned = dense
     kept: dict[str, tuple[int, ...]] = {}
     for number, name in track(list(enumerate(layers)), "compress", len(layers)):
@@ -62,7 +62,7 @@ def compress(
         if not here:
             pruned = _both(model, name, calls[number], dense, pruned, size)
             continue
-        pruned = dense.clone() if pruned is dense else pruned
+        pruned = beside(dense, settings.streams) if pruned is dense else pruned
         walk = LayerWalk(
             model, name, calls[number], dense, pruned, _readers(model, structure, here), settings, ranks
         )
@@ -114,7 +114,7 @@ class LayerWalk:
         self.layer = model.get_submodule(name)
         self.original = copy.deepcopy(self.layer)
         inside = {reader.module.removeprefix(f"{name}."): reader for reader in readers}
-        first = dense[: settings.batch_size]
+        first = dense[: settings.batch_size].to(next(self.layer.parameters()).device)
         passage = watch(self.original, call, first, list(inside))
         self.dense_has_left = False
         self.modules = list(passage.inputs)
@@ -142,13 +142,14 @@ class LayerWalk:
         weight = input_major(self.layer.get_submodule(here))
         moments = Moments(len(weight), weight.shape[1], weight.device)
         size = self.settings.batch_size
-        for dense, pruned in zip(*(stream.split(size) for stream in self.streams)):
+        for rows, own in zip(*(stream.split(size) for stream in self.streams)):
+            dense, pruned = rows.to(weight.device), own.to(weight.device)
             ours = watch(self.layer, self.call, pruned, [*before, here], until=here)
             theirs = watch(self.original, self.call, dense, [*before, here, *after], until="".join(after))
             drift = _residual(dense, theirs, before) - _residual(pruned, ours, before)
             moments.update(ours.inputs[here], theirs.outputs[here] + self.drift * drift)
             if theirs.hidden is not None:
-                dense.copy_(theirs.hidden)
+                rows.copy_(theirs.hidden)
                 self.dense_has_left = True
         moments.meet(self.ranks)
         return moments

@@ -7,7 +7,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.compensation import Compensation
-from pruner.compensation.streams import advance, embed, is_residual, layer_calls, watch
+from pruner.compensation.streams import advance, beside, embed, is_residual, layer_calls, room, watch
 from pruner.discovery import discover
 from pruner.importance.activations import project
 from pruner.importance.backward import language_loss
@@ -98,6 +98,27 @@ def test_the_batch_size_of_the_walk_changes_nothing(model, tokens):
         compensate(results[-1], dense, kept, tokens, Compensation(batch_size=size), lambda x, *_: iter(x))
     for one, other in zip(*(result.parameters() for result in results)):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_streams_on_disk_give_the_same_model_and_leave_nothing_behind(model, tokens, tmp_path):
+    dense = Dense.of(model, discover(model))
+    kinds = [group for group in dense.structure.groups if group.kind in ("mlp", "attention")]
+    kept = {group.name: range(1, group.num_units) for group in kinds}
+    results = []
+    for folder in (None, str(tmp_path)):
+        results.append(copy.deepcopy(model))
+        settings = Compensation(batch_size=4, streams=folder)
+        compensate(results[-1], dense, kept, tokens, settings, lambda x, *_: iter(x))
+    assert all(torch.equal(one, other) for one, other in zip(*(result.parameters() for result in results)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_in_a_file_is_as_good_as_one_in_memory_and_is_refused_where_there_is_no_folder(tmp_path):
+    stream = room((3, 5, 2), torch.bfloat16, torch.device("cpu"), str(tmp_path))
+    stream.copy_(torch.arange(30).view(3, 5, 2))
+    assert torch.equal(beside(stream, None), stream)
+    with pytest.raises(OSError, match="nowhere"):
+        room((3, 5, 2), torch.float32, torch.device("cpu"), str(tmp_path / "nowhere"))
 
 
 @pytest.fixture
