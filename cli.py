@@ -162,7 +162,7 @@ def compare(args: list[str]) -> int:
     """Serve a page on which models continue the same prompt side by side, with speed and memory."""
     from argparse import ArgumentParser
 
-    from lit_modules.comparing import compare as serve
+    from lit_modules.compare_command import compare as serve
 
     parser = ArgumentParser(prog="llm-prune compare", description=compare.__doc__, allow_abbrev=False)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a model or run folder, or LABEL=MODEL")

@@ -1,8 +1,5 @@
 """Hidden states that walk through the decoder layer by layer, and what a layer does with them on the way."""
 
-import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from pruner.compensation.room import room
 
 
 class Reached(Exception):  # noqa: N818
@@ -81,24 +80,6 @@ def enter(
         stream[number * batch_size :][: len(rows)].copy_(hidden)
     assert stream is not None
     return stream
-
-
-def room(shape: Sequence[int], dtype: torch.dtype, device: torch.device, folder: str | None) -> Tensor:
-    """An empty tensor, on `device` or, with a folder, in a file there that goes when the tensor does.
-
-    Raises:
-        OSError: the folder is not there or has no room.
-    """
-    if folder is None:
-        return torch.empty(tuple(shape), dtype=dtype, device=device)
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
-        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(tuple(shape))
-
-
-def beside(stream: Tensor, folder: str | None) -> Tensor:
-    """A copy of a stream where that lies."""
-    return room(stream.shape, stream.dtype, stream.device, folder).copy_(stream)
 
 
 def embed(model: PreTrainedModel, first_layer: str, input_ids: Tensor) -> Tensor:

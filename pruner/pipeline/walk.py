@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from pruner.compensation import Compensation
 from pruner.compensation.least_squares import Moments, refit
-from pruner.compensation.streams import Call, Passage, advance, beside, enter, is_residual, layer_calls, watch
+from pruner.compensation.room import beside
+from pruner.compensation.streams import Call, Passage, advance, enter, is_residual, layer_calls, watch
 from pruner.discovery import Structure
 from pruner.groups import Group
 from pruner.progress import Track, silent

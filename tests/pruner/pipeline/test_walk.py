@@ -7,7 +7,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.compensation import Compensation
-from pruner.compensation.streams import advance, beside, embed, is_residual, layer_calls, room, watch
+from pruner.compensation.room import beside, room
+from pruner.compensation.streams import advance, embed, is_residual, layer_calls, watch
 from pruner.discovery import discover
 from pruner.importance.activations import project
 from pruner.importance.backward import language_loss
