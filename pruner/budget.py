@@ -17,12 +17,15 @@ class Budget:
         target_parameters: parameters that the whole model may have left; takes the place of `ratio`.
         tensor_parallel: GPUs that will share each layer: the channels and attention units that stay divide
             by their number.
+        layers: decoder layers that go whole, those whose absence raises the calibration text's loss least
+            (SLEB, Song et al. 2024); widths give the rest of the budget.
     """
 
     ratio: float = 0.2
     round_to: int | None = None
     target_parameters: int | None = None
     tensor_parallel: int = 1
+    layers: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
@@ -34,6 +37,8 @@ class Budget:
             raise ValueError(f"budget.round_to must be 1 or more, got {self.round_to}; 1 means no rounding")
         if self.tensor_parallel < 1:
             raise ValueError(f"budget.tensor_parallel counts GPUs, from 1; got {self.tensor_parallel}")
+        if self.layers < 0:
+            raise ValueError(f"budget.layers counts decoder layers to remove, got {self.layers}")
 
     def asked(self, shapes: Shapes, layers: Sequence[str]) -> float:
         """Parameters to remove from a model of these shapes and decoder layers.

@@ -56,6 +56,12 @@ class PruningPlan:
         """Group name -> surviving units."""
         return {name: share.kept for name, share in self.groups.items()}
 
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Numbers of the decoder layers that go whole."""
+        layers = [share for share in self.groups.values() if share.kind == "layer"]
+        return tuple(unit for share in layers for unit in range(share.num_units) if unit not in share.kept)
+
     def save(self, path: str | Path) -> None:
         """Write JSON to `path`, a line for each group; to the side first, then renamed."""
         fields = {"format": FORMAT, **asdict(self)}

@@ -1,7 +1,7 @@
 """From a budget to widths, and from scores to the units that stay."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -56,6 +56,7 @@ def allocate(
     budget: Budget,
     granularity: Granularity = "block",
     scores: Mapping[str, Tensor] | None = None,
+    dropped: Collection[int] = (),
 ) -> dict[str, int]:
     """How many units every group loses: group name -> number, for all of `groups`.
 
@@ -71,16 +72,25 @@ def allocate(
         budget: what is asked.
         granularity: "block" or "global".
         scores: group name -> (num_units,); for "global".
+        dropped: decoder layers that go whole and count towards the budget; none of `groups` lies in them.
 
     Raises:
         ValueError: the budget cannot be reached; says what can.
     """
     if granularity not in get_args(Granularity):
         raise ValueError(f"no granularity {granularity!r}; there are {', '.join(get_args(Granularity))}")
-    alike = granularity == "block" and len({group.layer for group in groups}) == len(layers)
+    alike = granularity == "block" and len({group.layer for group in groups}) == len(layers) - len(dropped)
     candidates = _candidates(groups, shapes, budget, alike)
     total = decoder_parameters(shapes, layers)
     asked = budget.asked(shapes, layers)
+    if dropped:
+        asked -= (whole := decoder_parameters(shapes, [layers[number] for number in dropped]))
+        if asked < 0:
+            raise ValueError(
+                f"the {len(dropped)} layers of budget.layers are {whole / total:.4g} of the decoder, more "
+                f"than the {(asked + whole) / total:.4g} that is to go; ask for fewer, or set kinds "
+                "to [], to remove layers alone"
+            )
     most = sum(candidate.saves * candidate.counts[-1] for candidate in candidates)
     if asked > most:
         raise ValueError(

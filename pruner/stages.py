@@ -11,7 +11,6 @@ import torch
 
 from pruner.calibration import OWN_TEXT, load_calibration
 from pruner.checkpoint import load_config, load_model, load_tokenizer, save_model
-from pruner.importance import NEED_NO_TEXT
 from pruner.pipeline import PruningSettings, prune
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
@@ -85,8 +84,7 @@ def prune_into(
 
 def reads_text(settings: PruningSettings) -> bool:
     """Whether the stage cannot do without a text that is given."""
-    needs = settings.criterion not in NEED_NO_TEXT or settings.compensation is not None
-    return settings.plan is None and needs and settings.calibration.path != OWN_TEXT
+    return settings.plan is None and settings.reads_text and settings.calibration.path != OWN_TEXT
 
 
 def check_stage(
@@ -101,7 +99,10 @@ def check_stage(
         PruningPlan.load(settings.plan)
     elif reads_text(settings):
         if settings.calibration.path is None:
-            raise ValueError(f"criterion {settings.criterion} needs text: set pruner.calibration.path")
+            raise ValueError(
+                f"set pruner.calibration.path: criterion {settings.criterion}, compensation or budget.layers "
+                "needs text"
+            )
         read_records(settings.calibration.path, settings.calibration.split)
 
 

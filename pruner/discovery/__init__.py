@@ -23,7 +23,7 @@ probed on the twin (`foretelling`, `probing`). What cannot be followed is frozen
 and the line of the model's code; docs/discovery.md tells more.
 """
 
-from pruner.discovery.discovering import discover
+from pruner.discovery.discovering import WITHIN_LAYERS, discover
 from pruner.discovery.structure import Refusal, Structure
 
-__all__ = ["Refusal", "Structure", "discover"]
+__all__ = ["WITHIN_LAYERS", "Refusal", "Structure", "discover"]

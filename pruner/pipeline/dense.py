@@ -12,7 +12,7 @@ from pruner.discovery import Structure
 from pruner.groups import Group, Kept, Shapes, count_parameters, shapes_of
 from pruner.pipeline.settings import PruningSettings
 from pruner.plan import GroupPlan, PruningPlan, structure_fingerprint
-from pruner.selection import Granularity, allocate
+from pruner.selection import Granularity, allocate, prunable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,13 @@ class Dense:
         architecture: name of its class.
         shapes: parameter name -> shape.
         structure: its groups and layers.
+        dropped: numbers of the decoder layers that go whole.
     """
 
     architecture: str
     shapes: Shapes
     structure: Structure
+    dropped: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, structure: Structure) -> "Dense":
@@ -47,25 +49,53 @@ class Dense:
         scores: Mapping[str, Tensor] | None = None,
     ) -> dict[str, int]:
         """How many units each of `groups` loses; see `pruner.selection.allocate`."""
-        return allocate(groups, self.shapes, self.structure.layers, budget, granularity, scores)
+        if self.dropped and not groups:
+            return {}
+        layers = self.structure.layers
+        return allocate(groups, self.shapes, layers, budget, granularity, scores, self.dropped)
+
+    def prunable(self, settings: PruningSettings) -> list[Group]:
+        """The groups that may lose units, in layers that stay."""
+        found = prunable(self.structure, settings.kinds, settings.protect_first, settings.protect_last)
+        return [group for group in found if group.layer not in self.dropped]
+
+    @property
+    def layer_group(self) -> Group:
+        """The group of the decoder layers.
+
+        Raises:
+            ValueError: they cannot go one by one; says why.
+        """
+        for group in self.structure.groups:
+            if group.kind == "layer":
+                return group
+        why = [each.reason for each in self.structure.refused if each.name == "layers"]
+        raise ValueError(f"budget.layers: the decoder layers cannot be removed, as {', '.join(why)}")
+
+    @property
+    def kept_layers(self) -> dict[str, tuple[int, ...]]:
+        """The layers that stay, by the name of their group; nothing where none goes."""
+        if not self.dropped:
+            return {}
+        group = self.layer_group
+        return {group.name: tuple(n for n in range(group.num_units) if n not in self.dropped)}
 
     def plan(
         self,
         settings: PruningSettings,
-        groups: Sequence[Group],
         kept: Kept,
         scores: Mapping[str, Tensor],
         data: CalibrationData | None,
     ) -> PruningPlan:
-        """What was decided for `groups`, with its reasons.
+        """What was decided, with its reasons.
 
         Args:
             settings: what was asked.
-            groups: those that could lose units.
-            kept: group name -> surviving units.
+            kept: group name -> surviving units, for the groups that could lose any.
             scores: group name -> (num_units,), where there are any.
             data: the calibration text, None if none was read.
         """
+        groups = [group for group in self.structure.groups if group.name in kept]
         whole = count_parameters(self.shapes, [], {})
         decoder = decoder_parameters(self.shapes, self.structure.layers)
         rest = count_parameters(self.shapes, groups, kept)

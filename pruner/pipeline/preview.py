@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from pruner.checkpoint import load_config
 from pruner.discovery import discover
 from pruner.pipeline.dense import Dense
-from pruner.pipeline.settings import PruningSettings
+from pruner.pipeline.settings import PruningSettings, searched
 from pruner.plan import PruningPlan
-from pruner.selection import lowest, prunable
+from pruner.selection import lowest
 
 
 def preview(
@@ -36,9 +36,10 @@ def preview(
     config = load_config(model, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    dense = Dense.of(empty, discover(empty))
-    groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
-    scores = {} if scored is None else scores_of(scored, dense)
+    whole = Dense.of(empty, discover(empty, kinds=searched(layers=settings.budget.layers > 0)))
+    scores = {} if scored is None else scores_of(scored, whole)
+    dense = replace(whole, dropped=layers_to_go(whole, settings, scores))
+    groups = dense.prunable(settings)
     missing = [group.name for group in groups if scored is not None and group.name not in scores]
     if missing:
         raise ValueError(
@@ -53,7 +54,19 @@ def preview(
         for group in groups
     }
     criterion = "widths alone" if scored is None else scored.criterion
-    return replace(dense.plan(settings, groups, kept, scores, None), criterion=criterion)
+    return replace(dense.plan(settings, {**kept, **dense.kept_layers}, scores, None), criterion=criterion)
+
+
+def layers_to_go(dense: Dense, settings: PruningSettings, scores: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """As many decoder layers as asked for: of the lowest scores, or the last of those that may go."""
+    number = settings.budget.layers
+    if not number:
+        return ()
+    group = dense.layer_group
+    candidates = list(settings.unprotected(group.num_units))
+    if group.name in scores:
+        candidates.sort(key=lambda layer: -scores[group.name][layer].item())
+    return tuple(sorted(candidates[-number:]))
 
 
 def scores_of(plan: PruningPlan, dense: Dense) -> Mapping[str, Tensor]:

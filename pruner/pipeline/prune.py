@@ -13,17 +13,18 @@ from pruner.compensation import Compensation
 from pruner.compensation.least_squares import Moments, optimum
 from pruner.discovery import discover
 from pruner.groups import Group, Kept
-from pruner.importance import NEED_NO_TEXT, estimate_importance
+from pruner.importance import estimate_importance
 from pruner.importance.activations import project
 from pruner.importance.kronecker import cheapest, gradient_covariances
 from pruner.pipeline.dense import Dense
-from pruner.pipeline.settings import PruningSettings
+from pruner.pipeline.depth import choose_layers, without_layers
+from pruner.pipeline.settings import PruningSettings, searched
 from pruner.pipeline.walk import compress
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.projections import Projection
 from pruner.ranks import ALONE, Ranks
-from pruner.selection import lowest, prunable
+from pruner.selection import lowest
 from pruner.surgery import remove
 
 log = logging.getLogger(__name__)
@@ -57,17 +58,32 @@ def prune(
     """
     if settings.plan is not None:
         return replay(model, tokenizer, settings, track, together=together)
-    needs_text = settings.criterion not in NEED_NO_TEXT or settings.compensation is not None
-    data = draw_samples(settings.calibration, model, tokenizer, track) if needs_text else None
+    data = draw_samples(settings.calibration, model, tokenizer, track) if settings.reads_text else None
     ranks = shared_by(data, together)
-    dense = Dense.of(model, discover(model))
-    groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
+    whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
+    dense, rises = choose_layers(model, whole, settings, data, track, ranks)
+    groups = dense.prunable(settings)
     dense.allocate(groups, settings.budget)
-    if settings.criterion == "kronecker":
-        kept, scores = prune_within(model, dense, groups, settings, data, track, ranks)
-    else:
-        kept, scores = prune_after(model, dense, groups, settings, data, track, ranks)
-    return dense.plan(settings, groups, kept, scores, data)
+    with without_layers(model, dense, data):
+        kept, scores = prune_widths(model, dense, groups, settings, data, track, ranks)
+    remove(model, dense.structure.groups, dense.kept_layers)
+    return dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
+
+
+def prune_widths(
+    model: PreTrainedModel,
+    dense: Dense,
+    groups: Sequence[Group],
+    settings: PruningSettings,
+    data: CalibrationData | None,
+    track: Track,
+    ranks: Ranks,
+) -> tuple[Kept, Scores]:
+    """Take units from `groups`: chosen on the dense model, or layer by layer, as the criterion wants."""
+    if not groups:
+        return {}, {}
+    way = prune_within if settings.criterion == "kronecker" else prune_after
+    return way(model, dense, groups, settings, data, track, ranks)
 
 
 def shared_by(data: CalibrationData | None, together: bool) -> Ranks:
@@ -160,7 +176,7 @@ def compensate(
     losing = [
         group
         for group in dense.structure.groups
-        if group.name in kept and len(kept[group.name]) < group.num_units
+        if group.kind != "layer" and len(kept.get(group.name, range(group.num_units))) < group.num_units
     ]
     if losing:
         decided = {group.name: tuple(kept[group.name]) for group in losing}
@@ -190,23 +206,26 @@ def replay(
         ValueError: the plan was made for another model, or the text is another; this model is untouched.
     """
     plan = PruningPlan.load(str(settings.plan))
-    dense = Dense.of(model, discover(model))
-    plan.check(dense.structure.groups, dense.fingerprint)
-    if plan.compensation and settings.calibration.path:
-        text = {key: value for key, value in plan.calibration.items() if key not in ("path", "fingerprint")}
-        data = draw_samples(replace(settings.calibration, **text), model, tokenizer, track)
-        if data.fingerprint != plan.calibration["fingerprint"]:
-            raise ValueError(
-                f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "
-                f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
+    whole = Dense.of(model, discover(model, kinds=searched(layers=bool(plan.dropped))))
+    plan.check(whole.structure.groups, whole.fingerprint)
+    if not (plan.compensation and settings.calibration.path):
+        if plan.compensation:
+            log.warning(
+                "the plan's compensation is left out: it needs its text; give calibration.path for it"
             )
-        streams = settings.compensation.streams if settings.compensation else None
-        refit, ranks = Compensation(**{**plan.compensation, "streams": streams}), shared_by(data, together)
-        compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
-        return plan
-    if plan.compensation:
-        log.warning(
-            "the plan's compensation is left out: it needs the calibration text; give calibration.path for it"
+        remove(model, whole.structure.groups, plan.kept)
+        return replace(plan, compensation={})
+    text = {key: value for key, value in plan.calibration.items() if key not in ("path", "fingerprint")}
+    data = draw_samples(replace(settings.calibration, **text), model, tokenizer, track)
+    if data.fingerprint != plan.calibration["fingerprint"]:
+        raise ValueError(
+            f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "
+            f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
         )
-    remove(model, dense.structure.groups, plan.kept)
-    return replace(plan, compensation={})
+    streams = settings.compensation.streams if settings.compensation else None
+    refit, ranks = Compensation(**{**plan.compensation, "streams": streams}), shared_by(data, together)
+    dense = replace(whole, dropped=plan.dropped)
+    with without_layers(model, dense, data):
+        compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
+    remove(model, dense.structure.groups, dense.kept_layers)
+    return plan

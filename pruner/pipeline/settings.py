@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.compensation import Compensation
+from pruner.discovery import WITHIN_LAYERS
 from pruner.groups import Kind
-from pruner.importance import CRITERIA, REDUCTIONS
+from pruner.importance import CRITERIA, NEED_NO_TEXT, REDUCTIONS
 from pruner.selection import Granularity
 
 
@@ -58,3 +59,18 @@ class PruningSettings:
                 "criterion 'kronecker' chooses by what removal costs after compensation: leave compensation "
                 "on, or choose gate_fisher"
             )
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a calibration text is looked at."""
+        chosen_by_text = self.criterion not in NEED_NO_TEXT or self.compensation is not None
+        return chosen_by_text or self.budget.layers > 0
+
+    def unprotected(self, num_layers: int) -> range:
+        """The decoder layers that may lose something."""
+        return range(self.protect_first, num_layers - self.protect_last)
+
+
+def searched(*, layers: bool) -> tuple[Kind, ...]:
+    """The kinds of groups that discovery is to look for; whole layers only where some are to go."""
+    return (*WITHIN_LAYERS, "layer") if layers else WITHIN_LAYERS

@@ -1,0 +1,164 @@
+"""Whole layers by measured effect, alone and together with widths."""
+
+import copy
+
+import pytest
+import torch
+
+from benchmarks.tiny_configs import tiny_model
+from pruner.budget import Budget
+from pruner.bypass import bypassed, bypasses
+from pruner.calibration import Calibration
+from pruner.checkpoint import load_model, save_model
+from pruner.discovery import discover
+from pruner.groups import count_parameters, shapes_of
+from pruner.importance.backward import language_loss
+from pruner.importance.layers import least_missed
+from pruner.pipeline import PruningSettings, prune
+from pruner.pipeline.preview import preview
+from pruner.plan import PruningPlan
+from pruner.surgery import remove
+
+IDS = torch.arange(40).view(4, 10) + 3
+NUM_LAYERS = 6
+ARCHITECTURES = {
+    "llama": {"num_hidden_layers": NUM_LAYERS},
+    "gpt2": {"n_layer": NUM_LAYERS},
+    "bloom": {"n_layer": NUM_LAYERS},
+    "olmo2": {"num_hidden_layers": NUM_LAYERS},
+    "gpt_neox": {"num_hidden_layers": NUM_LAYERS},
+    "gemma3_text": {
+        "num_hidden_layers": NUM_LAYERS,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"] * 2,
+    },
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    return tiny_model(request.param, **ARCHITECTURES[request.param])
+
+
+def layers(model):
+    (group,) = [group for group in discover(model, kinds=["layer"]).groups if group.kind == "layer"]
+    return group
+
+
+def removed(model, group, stay):
+    shorter = copy.deepcopy(model)
+    remove(shorter, [group], {group.name: stay})
+    return shorter
+
+
+@torch.no_grad()
+def loss(model):
+    return language_loss(model, IDS).mean().item()
+
+
+@torch.no_grad()
+def logits(model):
+    return model(IDS, use_cache=False).logits
+
+
+def test_a_bypassed_layer_is_a_removed_one_until_the_bypass_ends(model):
+    group, dense = layers(model), logits(model)
+    shorter = copy.deepcopy(model)
+    remove(shorter, [group], {group.name: [0, 2, 5]})
+    gone = bypasses(model, [group.modules[unit] for unit in (1, 3, 4)], IDS)
+    with bypassed(model, gone):
+        assert torch.equal(logits(model), logits(shorter))
+    assert torch.equal(logits(model), dense)
+
+
+def test_the_layers_that_go_are_those_whose_removal_raises_the_loss_least(model):
+    group = layers(model)
+    stay, order = list(range(NUM_LAYERS)), []
+    for _ in range(2):
+        rises = {layer: loss(removed(model, group, [n for n in stay if n != layer])) for layer in stay}
+        order.append(min(rises, key=rises.get))
+        stay.remove(order[-1])
+    gone, measured = least_missed(model, group, 2, range(NUM_LAYERS), IDS, batch_size=3)
+    assert gone == tuple(n for n in range(NUM_LAYERS) if n not in stay)
+    last = [layer for layer in range(NUM_LAYERS) if layer in stay or layer == order[1]]
+    before = loss(removed(model, group, last))
+    assert measured[stay].tolist() == pytest.approx([rises[layer] - before for layer in stay], abs=1e-5)
+
+
+def test_a_protected_layer_stays(model):
+    group = layers(model)
+    gone, _ = least_missed(model, group, 1, (2, 3), IDS)
+    assert gone[0] in (2, 3)
+    with pytest.raises(ValueError, match="asks for 3 decoder layers, and 2 of 6 are not protected"):
+        least_missed(model, group, 3, (2, 3), IDS)
+
+
+@pytest.fixture
+def stories(data):
+    from pruner.checkpoint import load_tokenizer
+
+    return load_model(data / "stories260K"), load_tokenizer(data / "stories260K")
+
+
+@pytest.fixture
+def settings(data):
+    def make(budget, **others):
+        text = Calibration(str(data / "calibration" / "c4_200.jsonl"), num_samples=8, seq_len=32)
+        values = {"protect_first": 1, "protect_last": 1, **others}
+        return PruningSettings(budget, calibration=text, **values)
+
+    return make
+
+
+@pytest.mark.parametrize("criterion", ["kronecker", "taylor_first"])
+def test_layers_and_widths_together_meet_the_budget_and_replay_gives_the_same_model(
+    stories, settings, data, tmp_path, criterion
+):
+    dense, tokenizer = stories
+    pruned = copy.deepcopy(dense)
+    asked = settings(Budget(0.4, 1, layers=1), criterion=criterion)
+    plan = prune(pruned, tokenizer, asked)
+    assert plan.budget["reached_ratio"] == pytest.approx(0.4, abs=0.01)
+    assert len(plan.dropped) == 1
+    assert pruned.config.num_hidden_layers == dense.config.num_hidden_layers - 1
+    kept = count_parameters(
+        shapes_of(dense), discover(dense, kinds=["mlp", "attention", "layer"]).groups, plan.kept
+    )
+    assert kept == plan.budget["parameters"] == sum(p.numel() for p in pruned.parameters())
+    plan.save(tmp_path / "plan.json")
+    assert PruningPlan.load(tmp_path / "plan.json").dropped == plan.dropped
+    replayed = copy.deepcopy(dense)
+    prune(replayed, tokenizer, settings(Budget(), plan=str(tmp_path / "plan.json")))
+    assert torch.equal(logits(replayed), logits(pruned))
+    again = preview(str(data / "stories260K"), asked, PruningPlan.load(tmp_path / "plan.json"))
+    assert again.kept == plan.kept
+
+
+def test_depth_alone_leaves_a_stock_class(stories, settings, tmp_path):
+    model, tokenizer = stories
+    plan = prune(model, tokenizer, settings(Budget(layers=2), kinds=()))
+    assert set(plan.groups) == {"layers"}
+    assert plan.budget["reached_ratio"] == pytest.approx(2 / 5)
+    save_model(model, tokenizer, tmp_path / "pruned")
+    loaded = load_model(tmp_path / "pruned")
+    assert type(loaded).__name__ == "LlamaForCausalLM"
+    assert "auto_map" not in loaded.config.to_dict()
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_layers_and_widths_saved_together_load_as_they_were(stories, settings, tmp_path):
+    model, tokenizer = stories
+    prune(model, tokenizer, settings(Budget(0.3, 1, layers=1), protect_first=2))
+    save_model(model, tokenizer, tmp_path / "pruned")
+    assert torch.equal(logits(load_model(tmp_path / "pruned")), logits(model))
+
+
+def test_layers_that_are_more_than_the_budget_are_refused_before_anything_is_cut(stories, settings):
+    model, tokenizer = stories
+    before = shapes_of(model)
+    with pytest.raises(
+        ValueError, match=r"2 layers of budget\.layers are 0\.4 of the decoder, more than the 0\.2"
+    ):
+        prune(model, tokenizer, settings(Budget(0.2, layers=2)))
+    assert shapes_of(model) == before
+    with pytest.raises(ValueError, match=r"budget\.layers counts"):
+        Budget(layers=-1)
