@@ -23,7 +23,9 @@ def pruned(folder, text, together):
     """The widths and weights that the default settings lead to."""
     model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
     calibration = Calibration(str(text), num_samples=7, seq_len=32)
-    settings = PruningSettings(Budget(0.3, 1), calibration=calibration, protect_first=1, protect_last=1)
+    settings = PruningSettings(
+        Budget(0.3, 1, layers=1), calibration=calibration, protect_first=1, protect_last=1
+    )
     plan = prune(model, tokenizer, settings, together=together)
     return plan.kept, model.state_dict()
 
