@@ -14,7 +14,12 @@ class Budget:
         ratio: share of the decoder layers' parameters to remove, in [0, 1); embeddings and head not counted.
         round_to: MLP widths become multiples of this; None for the largest power of two, up to 64, that is
             no more than 1 % of the width.
-        target_parameters: parameters that the whole model may have left; takes the place of `ratio`.
+        target_parameters: parameters that the whole model may have left. A target takes the place of `ratio`,
+            and only one may be given.
+        target_bytes: bytes that they may take.
+        bytes_per_parameter: in the type that they will be kept in: 2 for bfloat16, 0.5 for four bits.
+        target_macs: multiply-accumulates for each token of a pass over 128, as in `llm-prune evaluate`.
+        target_latency: seconds for each token generated, one sequence at a time, measured on this machine.
         tensor_parallel: GPUs that will share each layer: the channels and attention units that stay divide
             by their number.
         layers: decoder layers that go whole, those whose absence raises the calibration text's loss least
@@ -24,6 +29,10 @@ class Budget:
     ratio: float = 0.2
     round_to: int | None = None
     target_parameters: int | None = None
+    target_bytes: int | None = None
+    bytes_per_parameter: float = 2.0
+    target_macs: int | None = None
+    target_latency: float | None = None
     tensor_parallel: int = 1
     layers: int = 0
 
@@ -35,6 +44,10 @@ class Budget:
             )
         if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"budget.round_to must be 1 or more, got {self.round_to}; 1 means no rounding")
+        targets = {name: value for name, value in vars(self).items() if name.startswith("target_")}
+        given = {name: value for name, value in targets.items() if value is not None}
+        if len(given) > 1 or any(value <= 0 for value in (*given.values(), self.bytes_per_parameter)):
+            raise ValueError(f"of the budget's targets one may be given, above 0; got {given}")
         if self.tensor_parallel < 1:
             raise ValueError(f"budget.tensor_parallel counts GPUs, from 1; got {self.tensor_parallel}")
         if self.layers < 0:
@@ -44,17 +57,19 @@ class Budget:
         """Parameters to remove from a model of these shapes and decoder layers.
 
         Raises:
-            ValueError: it has no more than `target_parameters` as it is.
+            ValueError: it has no more than the target as it is.
         """
-        if self.target_parameters is None:
+        target = self.target_parameters
+        if self.target_bytes is not None:
+            target = int(self.target_bytes / self.bytes_per_parameter)
+        if target is None:
             return self.ratio * decoder_parameters(shapes, layers)
         whole = count_parameters(shapes, [], {})
-        if not 0 < self.target_parameters <= whole:
+        if target > whole:
             raise ValueError(
-                f"budget.target_parameters must be above 0 and no more than the model's {whole:,}, "
-                f"got {self.target_parameters:,}"
+                f"the budget allows {target:,} parameters, and the model has {whole:,}; ask for fewer"
             )
-        return float(whole - self.target_parameters)
+        return float(whole - target)
 
 
 def decoder_parameters(shapes: Shapes, layers: Sequence[str]) -> int:

@@ -91,11 +91,11 @@ def allocate(
                 f"than the {(asked + whole) / total:.4g} that is to go; ask for fewer, or set kinds "
                 "to [], to remove layers alone"
             )
-    most = sum(candidate.saves * candidate.counts[-1] for candidate in candidates)
-    if asked > most:
+    available = _available(candidates)
+    if asked > available:
         raise ValueError(
             f"{asked / total:.3g} of the decoder cannot be removed: the {len(groups)} groups that "
-            f"may be pruned give at most {most / total:.3f}; protect fewer layers, or ask for less"
+            f"may be pruned give at most {available / total:.3f}; protect fewer layers, or ask for less"
         )
     if granularity == "block":
         removed = _block(candidates, asked)
@@ -105,6 +105,15 @@ def allocate(
         removed = _global(candidates, asked, scores)
     _check_reached(candidates, removed, asked, total)
     return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
+
+
+def most(groups: Sequence[Group], shapes: Shapes, layers: Sequence[str], budget: Budget) -> float:
+    """The largest share of the decoder that can be taken from `groups`."""
+    return _available(_candidates(groups, shapes, budget, alike=False)) / decoder_parameters(shapes, layers)
+
+
+def _available(candidates: Sequence[Candidate]) -> int:
+    return sum(candidate.saves * candidate.counts[-1] for candidate in candidates)
 
 
 def _check_reached(candidates: Sequence[Candidate], removed: Sequence[int], asked: float, total: int) -> None:

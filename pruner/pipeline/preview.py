@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM
 from pruner.checkpoint import load_config
 from pruner.discovery import discover
 from pruner.pipeline.dense import Dense
+from pruner.pipeline.measured import settled
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.plan import PruningPlan
+from pruner.progress import Track, silent
 from pruner.selection import lowest
 
 
@@ -20,6 +22,7 @@ def preview(
     settings: PruningSettings,
     scored: PruningPlan | None = None,
     trust_remote_code: bool = False,
+    track: Track = silent,
 ) -> PruningPlan:
     """The plan that `settings` would lead to, as far as widths go; only the model's configuration is read.
 
@@ -29,6 +32,7 @@ def preview(
         scored: an earlier plan for the model, whose scores choose the units (the threshold too, where
             granularity is "global"); without it the first units of each group stay, in place of whichever.
         trust_remote_code: run modelling code that comes with the model.
+        track: sees measurements go by, where the budget asks for any.
 
     Raises:
         ValueError: the budget cannot be reached, or `scored` is of another model.
@@ -46,7 +50,8 @@ def preview(
             f"the plan has no scores for {missing[0]!r} ({len(missing)} such groups): make one that prunes "
             "these layers and kinds by a criterion that scores"
         )
-    removed = dense.allocate(groups, settings.budget, settings.granularity, scores or None)
+    asked = settled(empty, dense, settings, track)
+    removed = dense.allocate(groups, asked.budget, settings.granularity, scores or None)
     kept = {
         group.name: lowest(scores[group.name], removed[group.name])
         if scores

@@ -18,6 +18,7 @@ from pruner.importance.activations import project
 from pruner.importance.kronecker import cheapest, gradient_covariances
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.depth import choose_layers, without_layers
+from pruner.pipeline.measured import settled
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.pipeline.walk import compress
 from pruner.plan import PruningPlan
@@ -62,10 +63,10 @@ def prune(
     ranks = shared_by(data, together)
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
     dense, rises = choose_layers(model, whole, settings, data, track, ranks)
-    groups = dense.prunable(settings)
-    dense.allocate(groups, settings.budget)
+    groups, asked = dense.prunable(settings), settled(model, dense, settings, track)
+    dense.allocate(groups, asked.budget)
     with without_layers(model, dense, data):
-        kept, scores = prune_widths(model, dense, groups, settings, data, track, ranks)
+        kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     return dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
 

@@ -117,11 +117,27 @@ def test_a_target_in_parameters_is_met_to_one_channel(tiny, structure, share):
     assert abs(left - budget.target_parameters) <= 3 * 16 / 2
 
 
-@pytest.mark.parametrize("target", [0, 10**9])
-def test_a_target_that_the_model_does_not_reach_down_to_is_refused(tiny, structure, target):
+def test_a_target_in_bytes_is_one_in_parameters_of_the_given_type(tiny, structure):
+    groups = prunable(structure, KINDS, 0, 1)
+    whole = sum(parameter.numel() for parameter in tiny.parameters())
+    wanted = Budget(round_to=1, target_parameters=whole * 3 // 4)
+    in_bytes = Budget(round_to=1, target_bytes=(whole * 3 // 4) // 2, bytes_per_parameter=0.5)
+    removed = [allocate(groups, shapes_of(tiny), structure.layers, budget) for budget in (wanted, in_bytes)]
+    assert removed[0] == removed[1]
+
+
+def test_a_target_above_the_model_is_refused(tiny, structure):
     groups = prunable(structure, KINDS, 0, 0)
-    with pytest.raises(ValueError, match=r"target_parameters must be above 0 and no more than the model's"):
-        allocate(groups, shapes_of(tiny), structure.layers, Budget(target_parameters=target))
+    with pytest.raises(ValueError, match="the budget allows 1,000,000,000 parameters, and the model has"):
+        allocate(groups, shapes_of(tiny), structure.layers, Budget(target_parameters=10**9))
+
+
+@pytest.mark.parametrize(
+    "targets", [{"target_parameters": 0}, {"target_bytes": 10, "target_macs": 10}, {"bytes_per_parameter": 0}]
+)
+def test_one_target_may_be_given_and_is_above_nothing(targets):
+    with pytest.raises(ValueError, match="of the budget's targets one may be given, above 0"):
+        Budget(**targets)
 
 
 @pytest.mark.parametrize("granularity", ["block", "global"])
