@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bypass:
     """Stands in for a layer's `forward`.
 

@@ -1,15 +1,12 @@
 """prune(): discover, estimate, select, remove and compensate, in order."""
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruner.calibration import CalibrationData, draw_samples
-from pruner.compensation import Compensation
 from pruner.compensation.least_squares import Moments, optimum
 from pruner.discovery import discover
 from pruner.groups import Group, Kept
@@ -19,6 +16,9 @@ from pruner.importance.kronecker import cheapest, gradient_covariances
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.depth import choose_layers, without_layers
 from pruner.pipeline.measured import settled
+from pruner.pipeline.refitting import compensate
+from pruner.pipeline.replaying import replay
+from pruner.pipeline.rounds import prune_in_rounds
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.pipeline.walk import compress
 from pruner.plan import PruningPlan
@@ -27,8 +27,6 @@ from pruner.projections import Projection
 from pruner.ranks import ALONE, Ranks
 from pruner.selection import lowest
 from pruner.surgery import remove
-
-log = logging.getLogger(__name__)
 
 Scores = dict[str, Tensor]
 
@@ -60,7 +58,7 @@ def prune(
     if settings.plan is not None:
         return replay(model, tokenizer, settings, track, together=together)
     data = draw_samples(settings.calibration, model, tokenizer, track) if settings.reads_text else None
-    ranks = shared_by(data, together)
+    ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
     dense, rises = choose_layers(model, whole, settings, data, track, ranks)
     groups, asked = dense.prunable(settings), settled(model, dense, settings, track)
@@ -83,16 +81,14 @@ def prune_widths(
     """Take units from `groups`: chosen on the dense model, or layer by layer, as the criterion wants."""
     if not groups:
         return {}, {}
-    way = prune_within if settings.criterion == "kronecker" else prune_after
-    return way(model, dense, groups, settings, data, track, ranks)
+    if settings.criterion == "kronecker":
+        return prune_within(model, dense, groups, settings, data, track, ranks)
+    if settings.compensation is None:
+        return prune_in_rounds(model, dense, groups, settings, data, track, ranks)
+    return prune_at_once(model, dense, groups, settings, data, track, ranks)
 
 
-def shared_by(data: CalibrationData | None, together: bool) -> Ranks:
-    """The processes that share the samples."""
-    return Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
-
-
-def prune_after(
+def prune_at_once(
     model: PreTrainedModel,
     dense: Dense,
     groups: Sequence[Group],
@@ -101,18 +97,17 @@ def prune_after(
     track: Track,
     ranks: Ranks,
 ) -> tuple[Kept, Scores]:
-    """Score all units on the dense model, choose, then remove; compensate if asked."""
-    input_ids = None if data is None else data.input_ids
+    """Score all units on the dense model, choose, remove and compensate."""
+    assert data is not None
+    assert settings.compensation is not None
+    input_ids = data.input_ids
     seed = settings.calibration.seed
     scores = estimate_importance(
         model, groups, input_ids, settings.criterion, settings.reduction, seed=seed, track=track, ranks=ranks
     )
     removed = dense.allocate(groups, settings.budget, settings.granularity, scores)
     kept = {group.name: lowest(scores[group.name], removed[group.name]) for group in groups}
-    if settings.compensation is None or input_ids is None:
-        remove(model, groups, kept)
-    else:
-        compensate(model, dense, kept, input_ids, settings.compensation, track, ranks)
+    compensate(model, dense, kept, input_ids, settings.compensation, track, ranks)
     return kept, scores
 
 
@@ -162,71 +157,3 @@ def allocate_widths(
         return dense.allocate(groups, settings.budget)
     scores = estimate_importance(model, groups, input_ids, "gate_fisher", track=track, ranks=ranks)
     return dense.allocate(groups, settings.budget, settings.granularity, scores)
-
-
-def compensate(
-    model: PreTrainedModel,
-    dense: Dense,
-    kept: Kept,
-    input_ids: Tensor,
-    settings: Compensation,
-    track: Track,
-    ranks: Ranks = ALONE,
-) -> None:
-    """Remove what is decided, and refit what remains."""
-    losing = [
-        group
-        for group in dense.structure.groups
-        if group.kind != "layer" and len(kept.get(group.name, range(group.num_units))) < group.num_units
-    ]
-    if losing:
-        decided = {group.name: tuple(kept[group.name]) for group in losing}
-        compress(
-            model,
-            dense.structure,
-            losing,
-            input_ids,
-            lambda projection, _moments, _weight: decided[projection.group.name],
-            settings,
-            track,
-            ranks,
-        )
-
-
-def replay(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: PruningSettings,
-    track: Track = silent,
-    *,
-    together: bool = False,
-) -> PruningPlan:
-    """Remove what a plan names; compensate only if its calibration text is given again.
-
-    Raises:
-        ValueError: the plan was made for another model, or the text is another; this model is untouched.
-    """
-    plan = PruningPlan.load(str(settings.plan))
-    whole = Dense.of(model, discover(model, kinds=searched(layers=bool(plan.dropped))))
-    plan.check(whole.structure.groups, whole.fingerprint)
-    if not (plan.compensation and settings.calibration.path):
-        if plan.compensation:
-            log.warning(
-                "the plan's compensation is left out: it needs its text; give calibration.path for it"
-            )
-        remove(model, whole.structure.groups, plan.kept)
-        return replace(plan, compensation={})
-    text = {key: value for key, value in plan.calibration.items() if key not in ("path", "fingerprint")}
-    data = draw_samples(replace(settings.calibration, **text), model, tokenizer, track)
-    if data.fingerprint != plan.calibration["fingerprint"]:
-        raise ValueError(
-            f"{settings.calibration.path} gives samples {data.fingerprint}, the plan was made on "
-            f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
-        )
-    streams = settings.compensation.streams if settings.compensation else None
-    refit, ranks = Compensation(**{**plan.compensation, "streams": streams}), shared_by(data, together)
-    dense = replace(whole, dropped=plan.dropped)
-    with without_layers(model, dense, data):
-        compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
-    remove(model, dense.structure.groups, dense.kept_layers)
-    return plan

@@ -28,6 +28,7 @@ class PruningSettings:
         protect_last: the same at the end.
         calibration: the text that criteria look at.
         compensation: how what remains is refitted; null for not at all.
+        rounds: without compensation, how often an equal part of the budget goes by scores on what is left.
         plan: replay this plan.json instead; no text is read, nothing is scored.
     """
 
@@ -40,6 +41,7 @@ class PruningSettings:
     protect_last: int = 2
     calibration: Calibration = field(default_factory=Calibration)
     compensation: Compensation | None = field(default_factory=Compensation)
+    rounds: int = 1
     plan: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +55,11 @@ class PruningSettings:
             raise ValueError(
                 f"protect_first and protect_last count layers, got {self.protect_first} "
                 f"and {self.protect_last}"
+            )
+        if self.rounds < 1 or (self.rounds > 1 and self.compensation is not None):
+            raise ValueError(
+                f"rounds must be at least 1, and 1 with compensation, which refits once, got {self.rounds}; "
+                "set compensation to null and a criterion other than kronecker, which scores layer by layer"
             )
         if self.criterion == "kronecker" and self.compensation is None:
             raise ValueError(

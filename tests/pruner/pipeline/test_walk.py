@@ -14,7 +14,7 @@ from pruner.importance.activations import project
 from pruner.importance.backward import language_loss
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
-from pruner.pipeline.prune import compensate
+from pruner.pipeline.refitting import compensate
 from pruner.surgery import remove
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}

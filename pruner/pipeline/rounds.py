@@ -1,0 +1,70 @@
+"""Scoring and removal in turns: what is left is scored anew before more goes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pruner.budget import Budget, decoder_parameters
+from pruner.calibration import CalibrationData
+from pruner.discovery import discover
+from pruner.groups import Group, Kept, count_parameters
+from pruner.importance import estimate_importance
+from pruner.pipeline.dense import Dense
+from pruner.pipeline.settings import PruningSettings
+from pruner.progress import Track
+from pruner.ranks import Ranks
+from pruner.selection import lowest
+from pruner.surgery import remove
+
+
+def prune_in_rounds(
+    model: PreTrainedModel,
+    dense: Dense,
+    groups: Sequence[Group],
+    settings: PruningSettings,
+    data: CalibrationData | None,
+    track: Track,
+    ranks: Ranks,
+) -> tuple[Kept, dict[str, Tensor]]:
+    """Remove equal parts of the budget, each by scores on what the parts before have left.
+
+    Returns:
+        Group name -> surviving units of the dense model, and -> their scores when they went, or the last.
+    """
+    rounds = settings.rounds
+    kept = {group.name: torch.arange(group.num_units) for group in groups}
+    scores = {group.name: torch.zeros(group.num_units) for group in groups}
+    now = dense
+    for turn in range(1, rounds + 1):
+        now = dense if turn == 1 else replace(Dense.of(model, discover(model)), dropped=dense.dropped)
+        here = [group for group in now.structure.groups if group.name in kept]
+        found = estimate_importance(
+            model,
+            here,
+            None if data is None else data.input_ids,
+            settings.criterion,
+            settings.reduction,
+            seed=settings.calibration.seed,
+            track=track,
+            ranks=ranks,
+        )
+        budget = settings.budget if rounds == 1 else part(dense, now, settings.budget, turn / rounds)
+        removed = now.allocate(here, budget, settings.granularity, found)
+        stay = {group.name: lowest(found[group.name], removed[group.name]) for group in here}
+        for name, units in stay.items():
+            scores[name][kept[name]] = found[name].float()
+            kept[name] = kept[name][list(units)]
+        remove(model, here, stay)
+    return {name: tuple(units.tolist()) for name, units in kept.items()}, scores
+
+
+def part(dense: Dense, now: Dense, budget: Budget, share: float) -> Budget:
+    """What the model may have left when the layers that go and a share of the rest are gone."""
+    layers = dense.structure.layers
+    gone = decoder_parameters(dense.shapes, [layers[number] for number in dense.dropped])
+    away = gone + share * (budget.asked(dense.shapes, layers) - gone)
+    left = min(round(count_parameters(dense.shapes, [], {}) - away), count_parameters(now.shapes, [], {}))
+    return replace(budget, target_parameters=left, target_bytes=None)
