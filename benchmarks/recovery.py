@@ -5,7 +5,7 @@
 SmolLM2-135M, 20 % of the decoder removed (seed 0) by LLM-Pruner's recipe and by this project's default, each
 pruned once (benchmarks/quality.py) and recovered on the same Alpaca records in the same order; perplexity on
 the first 20,480 tokens of WikiText-2's test split. A row that benchmarks/results/recovery.json has is not
-made again.
+made again; those of LoRA alone also stand in quality.json as the method's recovered row.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
-from quality import METHODS, NEEDED, ROOT, Case, add, attention_lost, make, perplexities
+from quality import METHODS, NEEDED, ROOT, Case, add, attention_lost, described, make, perplexities
+from quality import RESULTS as QUALITY
 
 from lit_modules.callbacks.export import Export
 from lit_modules.distillation import Distillation
@@ -49,6 +50,8 @@ def main() -> None:
         recover(pruned, folder, options, **RECOVERIES[name])
         figures = perplexities(folder / "recovered", options.data)
         add(RESULTS, {**wanted, "learning_rate": RECOVERIES[name]["learning_rate"], **figures})
+        if name == "LoRA":
+            add(QUALITY, {**described(Case(method, 0.2, 0, "recovered")), **figures})
 
 
 def parse() -> argparse.Namespace:
