@@ -10,6 +10,7 @@ from typing import Any
 COMMANDS = {
     "fit": "prune, recover, evaluate and report: the whole path, resumed where it stopped",
     "prune": "stop after pruned/ and plan.json",
+    "recover": "stop after recovered/",
     "validate": "loss of a run's newest model on its held-out records",
     "evaluate": "perplexity, tasks and cost of any model folders, in one table",
     "export": "write a model folder, a run or a checkpoint in another format",
@@ -78,6 +79,13 @@ def prune(args: list[str]) -> int:
     from lit_modules.command import RunCommand
 
     return RunCommand(args, "prune").prune()
+
+
+def recover(args: list[str]) -> int:
+    """Prune and recover, measure nothing."""
+    from lit_modules.command import RunCommand
+
+    return RunCommand(args, "recover").recover()
 
 
 def validate(args: list[str]) -> int:

@@ -144,7 +144,16 @@ class RunCommand(LightningCLI):
         if done_record(run.root) is not None:
             log.info("%s is complete: see %s", run.root, run.report)
             return 0
-        if done_record(run.recovered) is None:
+        if status := self.recover():
+            return status
+        if self.trainer.is_global_zero:
+            self.measure()
+            mark_done(run.root, {"report": run.report.name})
+        return 0
+
+    def recover(self) -> int:
+        """Stop after `recovered/`."""
+        if done_record(self.run_folder.recovered) is None:
             try:
                 self.trainer.fit(
                     self.model,
@@ -155,9 +164,6 @@ class RunCommand(LightningCLI):
             except Interrupted as interrupted:
                 log.warning("%s", interrupted)
                 return EXIT_CODE
-        if self.trainer.is_global_zero:
-            self.measure()
-            mark_done(run.root, {"report": run.report.name})
         return 0
 
     def prune(self) -> int:

@@ -80,9 +80,9 @@ if command == "prune":
     time.sleep(float(options.get("fake.prune", 0)))
     say("pruned")
     mark(run / "pruned")
+elif command == "recover":
+    train()
 elif command == "fit":
-    if not (run / "recovered" / "DONE").exists():
-        train()
     if rank == 0 and not (run / "DONE").exists():
         say("measured")
         mark(run)
