@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruner.run_folder import write_text
+from pruner.run_folder import RunFolder, write_text
 from slurm.configuration import Arguments
 
 SNAPSHOT = ("cli.py", "pruner", "lit_modules", "slurm")
@@ -28,6 +29,15 @@ class JobFolder:
     def root(self) -> Path:
         """All but `jobs.json`."""
         return self.run / "jobs"
+
+    def require(self) -> None:
+        """Raise ValueError unless this is the folder of a run, begun or submitted."""
+        if not (self.ids.exists() or RunFolder(self.run).config.exists()):
+            what = "holds no run" if self.run.is_dir() else "does not exist"
+            raise ValueError(
+                f"{self.run} {what} (neither config.yaml nor {self.ids.name}); give a run_dir, "
+                "or submit one: llm-prune submit --config FILE --run_dir DIR"
+            )
 
     @property
     def ids(self) -> Path:
@@ -90,22 +100,39 @@ class JobFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run against a second submission; raises ValueError naming who holds it."""
-        lock = self.root / "lock"
+        lock, side = self.root / "lock", self.root / f"lock.{os.getpid()}.{threading.get_ident()}.tmp"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        me = {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid()}
-        if lock.exists() and is_left_behind(json.loads(lock.read_text() or "{}")):
+        if lock.exists() and is_left_behind(read_owner(lock)):
             lock.unlink(missing_ok=True)
+        me = {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid()}
+        side.write_text(json.dumps(me))
         try:
-            with lock.open("x") as stream:
-                json.dump(me, stream)
+            os.link(side, lock)
         except FileExistsError:
+            owner = read_owner(lock)
+            who = (
+                "{user}, process {pid} on {host}".format_map(owner)
+                if owner
+                else "another that has just ended"
+            )
             raise ValueError(
-                f"{self.run} is being submitted by {lock.read_text()}; if that is over, remove {lock}"
+                f"{self.run} is being submitted by {who}; if that is over, remove {lock}"
             ) from None
+        finally:
+            side.unlink()
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def read_owner(lock: Path) -> dict[str, Any]:
+    """Who holds a lock; empty if it has just been given up."""
+    try:
+        owner: dict[str, Any] = json.loads(lock.read_text())
+        return owner
+    except FileNotFoundError:
+        return {}
 
 
 def is_left_behind(owner: Mapping[str, Any]) -> bool:

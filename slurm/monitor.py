@@ -51,8 +51,7 @@ class RunStatus:
 def status(run_dir: Path) -> RunStatus:
     """How far the run or the sweep in `run_dir` is; raises ValueError if there is none."""
     run, folder = RunFolder(run_dir.resolve()), JobFolder(run_dir.resolve())
-    if not run.root.is_dir():
-        raise ValueError(f"no run folder {run.root}; submit one: llm-prune submit --config FILE")
+    folder.require()
     ids = {stage: str(known["job"]) for stage, known in folder.read_ids().items()}
     try:
         jobs = [job for job in queued(ids.values()) if job.comment == str(run.root)]
@@ -148,6 +147,8 @@ def describe_stage(known: RunStatus, stage: str) -> str:
     if job := known.jobs.get(stage):
         return f"job {job.job} {job.state.lower()} {job.reason}, {job.remaining} left of this attempt{log}"
     if stage in known.ids:
+        if not log and stage == known.stage:
+            log = f"; no log: it was cancelled before it began, or its node does not see {known.run_dir}"
         return f"job {known.ids[stage]} ended without completing it; submit again to go on{log}"
     return "not submitted"
 
@@ -162,8 +163,7 @@ def describe_attempt(attempt: Attempt) -> str:
 def cancel(run_dir: Path) -> list[str]:
     """End the jobs of a run or a sweep, the last stage's first; returns their ids. What is saved stays."""
     folder = JobFolder(run_dir.resolve())
-    if not folder.run.is_dir():
-        raise ValueError(f"no run folder {folder.run}; submit one: llm-prune submit --config FILE")
+    folder.require()
     known = {stage: str(entry["job"]) for stage, entry in folder.read_ids().items()}
     there = {job.job.partition("_")[0] for job in queued(known.values()) if job.comment == str(folder.run)}
     ids = [known[stage] for stage in (*reversed(STAGES), "sweep") if known.get(stage) in there]

@@ -1,7 +1,6 @@
 """Submission: the stages of a run as a chain of jobs, each after the one before is complete."""
 
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,12 @@ from slurm.attempts import is_done
 from slurm.cluster import queued, submit_job, try_job
 from slurm.configuration import Arguments, parse_arguments, read_configuration, run_folder_of, slurm_settings
 from slurm.folder import JobFolder
-from slurm.pace import too_short
+from slurm.refusals import check_place, check_time_limit, checkpoint_interval
 from slurm.scripts import render
-from slurm.settings import STAGES, Resources, Site, Slurm, sbatch_options
+from slurm.settings import STAGES, Site, Slurm, sbatch_options
 from slurm.sweeps import TASKS, tasks_of
 
-log = logging.getLogger(__name__)
-
 PROJECT = Path(__file__).resolve().parent.parent
-EVERY_STEPS = 100
-"""From one checkpoint to the next, where a configuration does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,6 @@ class Run:
     site: Site
     arguments: Arguments
     sweep: tuple[str, ...] = ()
-    every_steps: int = EVERY_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +76,6 @@ def submit(
         ValueError: the configuration or SLURM does not allow it, or another submission is under way.
     """
     run = read_run(words, sweep)
-    if warning := too_short(run.folder, run.slurm, run.every_steps):
-        log.warning("%s", warning)
     tried = [try_stage(run, stage) for stage in STAGES]
     if dry_run:
         return tried
@@ -97,15 +89,16 @@ def submit(
 
 
 def read_run(words: Sequence[str], sweep: Sequence[str] = ()) -> Run:
-    """Everything that the configuration says of a run's jobs."""
+    """Everything that the configuration says of a run's jobs; raises ValueError where they could not work."""
     arguments = parse_arguments(words)
     configuration = read_configuration(arguments)
     slurm, site = slurm_settings(configuration)
     root = run_folder_of(configuration, Path.cwd())
     others = tuple(each for each in arguments.overrides if not each.startswith("--run_dir="))
     absolute = Arguments(arguments.configs, (*others, f"--run_dir={root}"))
-    every = (configuration.get("checkpointing") or {}).get("every_steps", EVERY_STEPS)
-    return Run(JobFolder(root), slurm, site, absolute, tuple(sweep), int(every))
+    check_place(root, site)
+    check_time_limit(JobFolder(root), slurm, checkpoint_interval(configuration, RunFolder(root)))
+    return Run(JobFolder(root), slurm, site, absolute, tuple(sweep))
 
 
 def live_jobs(folder: JobFolder) -> dict[str, str]:
@@ -186,7 +179,7 @@ def try_stage(run: Run, stage: str) -> StageJob:
 
 def script_text(run: Run, stage: str) -> str:
     """A stage's job script."""
-    resources = Resources(cpus_per_task=1, time="10:00") if stage == "sweep" else run.slurm.resources(stage)
+    resources = run.slurm.resources("report" if stage == "sweep" else stage)
     array = bool(run.sweep) and stage != "sweep"
     options = [
         *sbatch_options(stage, resources, run.slurm, run.site),

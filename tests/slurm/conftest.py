@@ -80,6 +80,17 @@ class Cluster:
             assert time.monotonic() < end, f"not in {timeout} s: {what}"
             time.sleep(0.2)
 
+    def preempt(self, seconds: float) -> None:
+        """A job of more importance takes all nodes for so long."""
+        words = ["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null"]
+        subprocess.run([*words, f"--wrap=sleep {seconds}"], check=True, capture_output=True)
+
+    def other_node(self, job: str) -> str:
+        """A node of the job that does not run its script."""
+        words = ["scontrol", "show", "hostnames", self.field(job, "NodeList")]
+        names = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+        return next(name for name in names if name != self.field(job, "BatchHost"))
+
     def signal(self, job: str, name: str, *, batch: bool = False) -> None:
         subprocess.run(["scancel", f"--signal={name}", *(["--batch"] if batch else []), job], check=True)
 
@@ -135,6 +146,10 @@ def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
     missing = [name for name in NEEDED if shutil.which(name, path=search) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (Debian: apt install slurm-wlm munge)")
+    spaces = [] if os.getuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
+    tried = ["unshare", *spaces, "--pid", "--fork", "--mount", "--uts", "true"]
+    if refused := subprocess.run(tried, capture_output=True, text=True).stderr.strip():
+        pytest.skip(f"the nodes need namespaces of their own, which this user may not make: {refused}")
     folder = tmp_path_factory.mktemp("slurm")
     script = HERE / "cluster.sh"
     subprocess.run(["bash", script, "start", folder, "3"], check=True, capture_output=True)

@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -29,20 +28,6 @@ def finished(cluster, run, report):
     assert run.trace[-2:] == ["40", "measured"]
     assert [line for line in run.trace if not line.isdigit()] == ["pruned", "measured"]
     return run.steps
-
-
-def preempt(seconds):
-    """A job of more importance takes all nodes for so long."""
-    words = ["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null"]
-    subprocess.run([*words, f"--wrap=sleep {seconds}"], check=True)
-
-
-def other_node(cluster, job):
-    """A node of the job that does not run its script."""
-    names = subprocess.run(
-        ["scontrol", "show", "hostnames", cluster.field(job, "NodeList")], capture_output=True, text=True
-    ).stdout.split()
-    return next(name for name in names if name != cluster.field(job, "BatchHost"))
 
 
 def resumed(steps):
@@ -87,14 +72,14 @@ def test_a_signal_before_the_handlers_are_there_costs_a_restart_only(cluster, st
 
 def test_preemption_with_a_grace_time_loses_and_repeats_no_step(cluster, stand_in):
     _, report = started(cluster, stand_in)
-    preempt(2)
+    cluster.preempt(2)
     assert finished(cluster, stand_in, report) == ALL
 
 
 def test_preemption_without_costs_the_steps_since_the_last_checkpoint(cluster, stand_in):
     cluster.control("update", "PartitionName=main", "GraceTime=0")
     _, report = started(cluster, stand_in, "--fake.deaf=1", "--fake.pace=0.15")
-    preempt(2)
+    cluster.preempt(2)
     before, after = resumed(finished(cluster, stand_in, report))
     assert after == before // 10 * 10 + 1
 
@@ -104,7 +89,7 @@ def test_preemption_does_not_count_against_a_run_that_cannot_save(cluster, stand
     for number in (1, 2, 3):
         cluster.until(lambda: len(attempts(stand_in)) == number, f"attempt {number}")  # noqa: B023
         time.sleep(1)
-        preempt(1)
+        cluster.preempt(1)
     assert finished(cluster, stand_in, jobs["report"].job) == ALL
 
 
@@ -114,7 +99,7 @@ def attempts(run):
 
 def test_a_crashed_node_costs_the_steps_since_the_last_checkpoint(cluster, stand_in):
     recover, report = started(cluster, stand_in)
-    cluster.do("kill-node", other_node(cluster, recover))
+    cluster.do("kill-node", cluster.other_node(recover))
     before, after = resumed(finished(cluster, stand_in, report))
     assert after == before // 10 * 10 + 1
 
@@ -128,13 +113,13 @@ def test_a_crash_of_the_node_with_the_job_script_is_survived(cluster, stand_in):
 
 def test_a_crash_before_the_first_checkpoint_does_not_end_the_run(cluster, stand_in):
     recover, report = started(cluster, stand_in, steps=3)
-    cluster.do("kill-node", other_node(cluster, recover))
+    cluster.do("kill-node", cluster.other_node(recover))
     assert resumed(finished(cluster, stand_in, report))[1] == 1
 
 
 def test_a_frozen_node_is_left_behind(cluster, stand_in):
     recover, report = started(cluster, stand_in, "--fake.pace=0.1")
-    cluster.do("freeze-node", other_node(cluster, recover))
+    cluster.do("freeze-node", cluster.other_node(recover))
     assert cluster.wait(report, timeout=180) == "COMPLETED"
     assert stand_in.steps[-1] == 40
 

@@ -1,16 +1,20 @@
 """What needs no cluster: decisions on attempts, arguments, settings, sweeps, and errors in plain words."""
 
+import getpass
+import os
+import re
 from pathlib import Path
 
 import pytest
 
+from pruner.run_folder import RunFolder
 from slurm.attempts import BY_USR1, SAVED, Attempt, Progress, decide, read_attempts, record
 from slurm.cluster import command
 from slurm.configuration import Arguments, parse_arguments, read_configuration
 from slurm.folder import JobFolder
-from slurm.monitor import parse_duration
-from slurm.pace import seconds_per_step, too_short
+from slurm.monitor import cancel, parse_duration, status
 from slurm.preflight import folder_lacks
+from slurm.refusals import check_place, check_time_limit, checkpoint_interval, seconds_per_step
 from slurm.settings import Resources, Site, Slurm, from_mapping, sbatch_options, seconds
 from slurm.sweeps import points, runs_of, tasks_of
 
@@ -116,13 +120,46 @@ def test_a_setting_that_there_is_not_is_refused_with_those_there_are():
         from_mapping(Slurm, {"recover": {"node": 2}}, "slurm")
 
 
-def test_a_time_limit_shorter_than_a_checkpoint_interval_is_announced_once_the_pace_is_known(tmp_path):
+def test_a_time_limit_shorter_than_a_checkpoint_interval_is_refused_once_the_pace_is_known(tmp_path):
     folder, slurm = JobFolder(tmp_path), Slurm(recover=Resources(time="10:00"))
-    assert too_short(folder, slurm, 100) is None
+    check_time_limit(folder, slurm, 100)
     record(folder.attempts, attempt(SAVED, 0, 20))
     assert seconds_per_step(read_attempts(folder.attempts)) == 5
-    assert "100 steps took about 500 s" in (too_short(folder, slurm, 100) or "")
-    assert too_short(folder, slurm, 90) is None
+    with pytest.raises(ValueError, match="shorter than one checkpoint interval: 100 steps take about 500 s"):
+        check_time_limit(folder, slurm, 100)
+    check_time_limit(folder, slurm, 90)
+
+
+def test_the_checkpoint_interval_of_a_run_that_was_not_told_is_that_of_its_resolved_configuration(tmp_path):
+    run = RunFolder(tmp_path)
+    assert checkpoint_interval({}, run) is None
+    run.config.write_text("checkpointing: {every_steps: 100}")
+    assert checkpoint_interval({}, run) == 100
+    assert checkpoint_interval({"checkpointing": {"every_steps": 7}}, run) == 7
+
+
+@pytest.mark.parametrize("place", ["/dev/shm/run", "/local/me/run"])
+def test_a_run_folder_on_one_nodes_own_disk_is_refused(place):
+    with pytest.raises(ValueError, match=r"run_dir .*, which every node has for itself"):
+        check_place(Path(place), Site(scratch="/local"))
+    check_place(Path("/shared/local/run"), Site(scratch="/local"))
+
+
+@pytest.mark.parametrize("ask", [status, cancel])
+def test_a_folder_that_is_no_run_is_said_to_be_none(tmp_path, ask):
+    with pytest.raises(ValueError, match=r"holds no run \(neither config.yaml nor jobs.json\)"):
+        ask(tmp_path)
+    with pytest.raises(ValueError, match="does not exist"):
+        ask(tmp_path / "gone")
+
+
+def test_a_second_submission_is_refused_with_the_name_of_the_first(tmp_path):
+    folder = JobFolder(tmp_path)
+    refusal = rf"by {re.escape(getpass.getuser())}, process {os.getpid()} on .*; if that is over, remove"
+    with folder.locked(), pytest.raises(ValueError, match=refusal), folder.locked():
+        pass
+    with folder.locked():
+        pass
 
 
 def test_the_time_left_is_read_as_it_was_written():
