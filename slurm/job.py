@@ -92,6 +92,8 @@ def shell_lines(
     yield f"formats=({shlex.join(slurm.export)})"
     yield f"checks=({shlex.join(checks(slurm, site))})"
     yield f"srun_options=({shlex.join(container_options(run, site, env))})"
+    if site.container:
+        yield f"task_python={shlex.quote(site.container_python)}"
     for name, value in environment(site, env).items():
         yield f"export {name}={shlex.quote(value)}"
     yield from site.setup
@@ -124,7 +126,8 @@ def container_options(run: RunFolder, site: Site, env: Mapping[str, str]) -> lis
     if not site.container:
         return []
     here = str(Path.cwd())
-    places = [str(run.root), env.get("LLM_PRUNE_CODE", here), here, *site.container_mounts]
+    own = [site.scratch] if site.scratch else []
+    places = [str(run.root), env.get("LLM_PRUNE_CODE", here), here, *own, *site.container_mounts]
     mounts = ",".join(place if ":" in place else f"{place}:{place}" for place in dict.fromkeys(places))
     options = {"image": site.container, "mounts": mounts, "workdir": here}
     return [f"--container-{name}={value}" for name, value in options.items()]

@@ -5,13 +5,13 @@ set -uo pipefail
 : "${code:?the folder of cli.py}"
 # shellcheck disable=SC2034  # the scripts use them
 run_dir='' arguments=() formats=() checks=() srun_options=()
-python=${LLM_PRUNE_PYTHON:-python3}
+python=${LLM_PRUNE_PYTHON:-python3} task_python=${LLM_PRUNE_PYTHON:-python3}  # a container has its own
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
 export SLURM_EXPORT_ENV=ALL                        # for srun, also where sbatch got --export=NONE
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 # begin STAGE CONFIG.yaml... --KEY=VALUE...: the attempt begins. Sets run_dir, arguments, formats, checks,
-# srun_options and the site's environment; ends the job if the stage is complete.
+# srun_options, task_python and the site's environment; ends the job if the stage is complete.
 begin() {
   local settings
   given=("$@") part=start
@@ -34,7 +34,7 @@ llm_prune() {
 # In the background, so that a signal to this script is heard at once.
 on_every_task() {
   part=$2
-  srun --kill-on-bad-exit=1 "${srun_options[@]}" "$python" "$@" &
+  srun --kill-on-bad-exit=1 "${srun_options[@]}" "$task_python" "$@" &
   wait $!
 }
 

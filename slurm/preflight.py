@@ -68,11 +68,11 @@ def gpu_lacks(expected: int, free_share: float) -> Iterator[str]:
 
 def connection_lacks(env: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong between the nodes: who did not come, or a wrong sum over all GPUs."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
     rank, size = int(env.get("SLURM_PROCID", 0)), int(env.get("SLURM_NTASKS", 1))
     if size == 1:
         return
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
     patience = timedelta(seconds=MEETING_SECONDS)
     address, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
     store = TCPStore(address, port, size, rank == 0, timeout=patience, wait_for_workers=False)

@@ -17,6 +17,6 @@ def render(stage: str, options: Iterable[str], exports: Mapping[str, str]) -> st
     directives = [number for number, line in enumerate(lines) if line.startswith(DIRECTIVE)]
     kept = [line for line in lines if line.startswith(f"{DIRECTIVE}--requeue")]
     assert kept, f"{stage}.sbatch must say --requeue"
-    own = [*(DIRECTIVE + option for option in options), *kept]
+    own = [*(DIRECTIVE + shlex.quote(option) for option in options), *kept]
     own += [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
     return "\n".join([*lines[: directives[0]], *own, *lines[directives[-1] + 1 :]]) + "\n"

@@ -113,7 +113,9 @@ class Site:
         setup: shell lines before everything else (module load cuda).
         scratch: a folder on each node's own disk, for caches; null leaves them where they are.
         container: image for enroot/pyxis; null runs without.
-        container_mounts: what it sees besides the run folder, the code and the folder of submission.
+        container_mounts: what it sees besides the run folder, the code, the scratch and the folder of
+            submission.
+        container_python: the interpreter inside the container.
         free_disk_gb: at least this much must be free under the run folder and the scratch.
         free_gpu_memory: at least this share of every GPU's memory.
     """
@@ -127,6 +129,7 @@ class Site:
     scratch: str | None = None
     container: str | None = None
     container_mounts: tuple[str, ...] = ()
+    container_python: str = "python3"
     free_disk_gb: float = 1.0
     free_gpu_memory: float = 0.9
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,12 @@ def test_submitting_again_goes_on_where_a_run_failed(cluster, stand_in):
     ]
     assert cluster.wait(jobs["report"].job) == "COMPLETED"
     assert stand_in.steps[-30:] == list(range(11, 41))
+
+
+def test_a_run_folder_may_have_a_space_in_its_name(cluster, stand_in):
+    run = replace(stand_in, root=stand_in.root.with_name("my run"))
+    assert cluster.wait(run.submit("--fake.steps=2", f"--run_dir={run.root}")["report"].job) == "COMPLETED"
+    assert run.log("recover")
 
 
 def test_a_complete_run_gets_no_job(cluster, stand_in):
@@ -114,6 +121,7 @@ def test_a_second_job_keeps_out_of_a_run_that_is_worked_on(cluster, stand_in):
         ("--slurm.recover.partition=gold", r"invalid partition.*main: 3 nodes"),
         ("--slurm.recover.gpus_per_node=9", r"not available.*gpu:8"),
         ("--slurm.recover.time='2:00'", r"slurm.recover.time 2:00 leaves no time to work"),
+        ("--run_dir=/dev/shm/run", r"run_dir /dev/shm/run .* every node has for itself"),
         ("--slurm.recover.node=2", r"slurm.recover has no 'node'; it has nodes, gpus_per_node"),
     ],
 )
@@ -129,6 +137,48 @@ def test_a_run_folder_that_a_node_does_not_see_ends_the_job_naming_the_node(clus
         cluster.hide(node, stand_in.root)
     assert cluster.wait(jobs["recover"].job) == "FAILED"
     assert "node2: task 1" in stand_in.log("recover")
+
+
+def test_a_run_folder_that_the_first_node_does_not_see_is_told_by_the_status(cluster, stand_in):
+    cluster.control("update", "PartitionName=main", "State=DOWN")
+    jobs = stand_in.submit()
+    for node in ("node1", "node2", "node3"):
+        cluster.hide(node, stand_in.root)
+    cluster.control("update", "PartitionName=main", "State=UP")
+    assert cluster.wait(jobs["prune"].job) == "FAILED"
+    assert f"no log: it was cancelled before it began, or its node does not see {stand_in.root}" in str(
+        status(stand_in.root)
+    )
+
+
+def test_preflight_names_the_node_that_lacks_something(cluster, stand_in, tmp_path):
+    scratch, site = tmp_path / "local" / "scratch", tmp_path / "site.yaml"
+    scratch.mkdir(parents=True)
+    site.write_text(f"scratch: {scratch}")
+    for node in ("node2", "node3"):
+        cluster.hide(node, scratch.parent)
+    jobs = stand_in.submit("--slurm.preflight=true", f"--slurm.site={site}")
+    assert cluster.wait(jobs["recover"].job) == "FAILED"
+    said = stand_in.log("recover")
+    assert f"preflight: node2: cannot write to {scratch}" in said
+    assert "preflight: node1" not in said
+    assert not stand_in.steps
+
+
+def test_preflight_lets_two_good_nodes_work(cluster, stand_in):
+    jobs = stand_in.submit("--slurm.preflight=true", "--fake.steps=3")
+    assert cluster.wait(jobs["recover"].job) == "COMPLETED", stand_in.log("recover")
+
+
+def test_a_time_limit_shorter_than_a_checkpoint_interval_is_refused_by_the_pace_of_the_last_attempt(
+    cluster, stand_in
+):
+    failed = stand_in.submit("--fake.poison=13")
+    assert cluster.wait(failed["report"].job) == "CANCELLED"
+    before = count_jobs()
+    with pytest.raises(ValueError, match="shorter than one checkpoint interval: 100000 steps take about"):
+        stand_in.submit("--checkpointing.every_steps=100000")
+    assert count_jobs() == before
 
 
 def test_the_status_tells_where_a_run_is_and_why_it_restarted(cluster, stand_in):
