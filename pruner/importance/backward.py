@@ -13,6 +13,10 @@ from pruner.ranks import Ranks
 
 Receive = Callable[[str, Tensor], None]
 
+TOKENS_AT_ONCE = 512
+"""Of a pass that keeps activations: at most 34 × width bytes for a token and layer (Korthikanti et al. 2022,
+section 4.1), a third of the weights of a Llama of 7B."""
+
 IGNORED = -100
 """Target of the last token, which none follows; its logits stay, as a slice would copy all others."""
 
@@ -46,9 +50,16 @@ def backward(model: PreTrainedModel, batch: Tensor, first: int, num_samples: int
     (losses.sum() / num_samples).backward()
 
 
-def sweep(model: PreTrainedModel, input_ids: Tensor, batch_size: int, track: Track, ranks: Ranks) -> None:
+def at_once(input_ids: Tensor, batch_size: int | None) -> int:
+    """Samples in one pass: as many as asked for, or as make up `TOKENS_AT_ONCE`."""
+    return batch_size or max(1, TOKENS_AT_ONCE // input_ids.shape[1])
+
+
+def sweep(
+    model: PreTrainedModel, input_ids: Tensor, batch_size: int | None, track: Track, ranks: Ranks
+) -> None:
     """Back-propagate the mean loss over this process's share of the samples, batch by batch."""
-    first = ranks.first(len(input_ids))
+    first, batch_size = ranks.first(len(input_ids)), at_once(input_ids, batch_size)
     batches = ranks.share(input_ids).split(batch_size)
     for number, batch in enumerate(track(batches, "estimate", len(batches))):
         backward(model, batch, first + number * batch_size, len(input_ids))

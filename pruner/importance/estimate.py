@@ -73,6 +73,6 @@ def estimate_importance(
         rule = WEIGHT_CRITERIA[criterion]
         return weight_importance(model, groups, input_ids, rule, reduction, batch_size, track, ranks)
     if criterion in RULES:
-        return statistical_importance(model, groups, input_ids, criterion, batch_size or 4, track, ranks)
+        return statistical_importance(model, groups, input_ids, criterion, batch_size, track, ranks)
     squared = criterion == "gate_fisher"
-    return gate_importance(model, groups, input_ids, squared, batch_size or 4, track, ranks)
+    return gate_importance(model, groups, input_ids, squared, batch_size, track, ranks)

@@ -17,7 +17,7 @@ def gradient_covariances(
     model: PreTrainedModel,
     projections: Mapping[str, Projection],
     input_ids: Tensor,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     track: Track = silent,
     ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def gradient_covariances(
         model: is left as it was.
         projections: by any name.
         input_ids: (num_samples, seq_len) int64.
-        batch_size: samples in one backward pass; no influence on the result.
+        batch_size: samples in one backward pass, None for 512 tokens; no influence on the result.
         track: sees the passes go by.
         ranks: the processes that share the samples.
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from pruner.bypass import bypassed, bypasses
 from pruner.groups import Group
-from pruner.importance.backward import language_loss
+from pruner.importance.backward import at_once, language_loss
 from pruner.progress import Track, silent
 from pruner.ranks import ALONE, Ranks
 
@@ -19,7 +19,7 @@ def least_missed(
     number: int,
     candidates: Collection[int],
     input_ids: Tensor,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     track: Track = silent,
     ranks: Ranks = ALONE,
 ) -> tuple[tuple[int, ...], Tensor]:
@@ -34,7 +34,7 @@ def least_missed(
         number: how many go.
         candidates: layers that may go; the effect of the others is measured once all the same.
         input_ids: (num_samples, seq_len) int64.
-        batch_size: samples at once; no influence on the result.
+        batch_size: samples at once, None for 512 tokens; no influence on the result.
         track: sees the measurements go by.
         ranks: the processes that share the samples.
 
@@ -68,10 +68,10 @@ def least_missed(
 
 
 @torch.no_grad()
-def mean_loss(model: PreTrainedModel, input_ids: Tensor, batch_size: int, ranks: Ranks) -> float:
+def mean_loss(model: PreTrainedModel, input_ids: Tensor, batch_size: int | None, ranks: Ranks) -> float:
     """Over all samples, those of the other processes too, in nats per token."""
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    for batch in ranks.share(input_ids).split(batch_size):
+    for batch in ranks.share(input_ids).split(at_once(input_ids, batch_size)):
         total += language_loss(model, batch).sum()
     ranks.add(total)
     return total.item() / len(input_ids)

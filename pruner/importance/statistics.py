@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from pruner.groups import Group
 from pruner.importance.activations import observed, project
+from pruner.importance.backward import at_once
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks
@@ -38,7 +39,7 @@ def statistical_importance(
     groups: Sequence[Group],
     input_ids: Tensor,
     criterion: str,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     track: Track = silent,
     ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
@@ -49,7 +50,7 @@ def statistical_importance(
         groups: each read by one linear layer.
         input_ids: (num_samples, seq_len) int64.
         criterion: one of `RULES`.
-        batch_size: samples in one forward pass; no influence on the result.
+        batch_size: samples in one forward pass, None for 512 tokens; no influence on the result.
         track: sees the passes go by.
         ranks: the processes that share the samples.
     """
@@ -68,7 +69,7 @@ def input_moments(
     model: PreTrainedModel,
     projections: Mapping[str, Projection],
     input_ids: Tensor,
-    batch_size: int,
+    batch_size: int | None,
     track: Track = silent,
     ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
@@ -81,7 +82,7 @@ def input_moments(
         totals[name] = totals.get(name, 0) + torch.stack([rows.sum(0), rows.square().sum(0)]) / tokens
 
     training = model.training
-    batches = ranks.share(input_ids).split(batch_size)
+    batches = ranks.share(input_ids).split(at_once(input_ids, batch_size))
     with observed(model, projections, receive):
         for batch in track(batches, "estimate", len(batches)):
             model.eval()(input_ids=batch.to(model.device), use_cache=False)
