@@ -53,6 +53,11 @@ class Budget:
         if self.layers < 0:
             raise ValueError(f"budget.layers counts decoder layers to remove, got {self.layers}")
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether what goes depends on what smaller models are measured to need."""
+        return self.target_macs is not None or self.target_latency is not None
+
     def asked(self, shapes: Shapes, layers: Sequence[str]) -> float:
         """Parameters to remove from a model of these shapes and decoder layers.
 

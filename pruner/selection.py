@@ -14,6 +14,9 @@ from pruner.groups import Group, Shapes
 
 Granularity = Literal["block", "global"]
 
+EXACT = 1e-9
+"""Share of a decoder up to which two budgets are one."""
+
 
 def prunable(structure: Structure, kinds: Sequence[str], first: int, last: int) -> list[Group]:
     """Groups of the given kinds outside the `first` and `last` decoder layers, which are protected."""
@@ -54,15 +57,14 @@ def allocate(
     alike = granularity == "block" and len({group.layer for group in groups}) == len(layers) - len(dropped)
     candidates = candidates_of(groups, shapes, budget, alike)
     total = decoder_parameters(shapes, layers)
-    asked = budget.asked(shapes, layers)
-    if dropped:
-        asked -= (whole := decoder_parameters(shapes, [layers[number] for number in dropped]))
-        if asked < 0:
-            raise ValueError(
-                f"the {len(dropped)} layers of budget.layers are {whole / total:.4g} of the decoder, more "
-                f"than the {(asked + whole) / total:.4g} that is to go; ask for fewer, or set kinds "
-                "to [], to remove layers alone"
-            )
+    whole = budget.asked(shapes, layers)
+    asked = whole - decoder_parameters(shapes, [layers[number] for number in dropped])
+    if asked < -EXACT * total:
+        raise ValueError(
+            f"the {len(dropped)} layers of budget.layers are {(whole - asked) / total:.4g} of the decoder, "
+            f"more than the {whole / total:.4g} that is to go; ask for fewer, or set kinds to [], to remove "
+            "layers alone"
+        )
     limit = available(candidates)
     if asked > limit:
         raise ValueError(
@@ -75,7 +77,7 @@ def allocate(
         raise ValueError("granularity 'global' compares scores; choose a criterion that gives them")
     else:
         removed = _global(candidates, asked, scores)
-    _check_reached(candidates, removed, asked, total)
+    _check_reached(candidates, removed, asked, whole, total)
     return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
 
 
@@ -84,17 +86,23 @@ def most(groups: Sequence[Group], shapes: Shapes, layers: Sequence[str], budget:
     return available(candidates_of(groups, shapes, budget, alike=False)) / decoder_parameters(shapes, layers)
 
 
-def _check_reached(candidates: Sequence[Candidate], removed: Sequence[int], asked: float, total: int) -> None:
-    """Raise ValueError where even the finest step comes no nearer to what was asked than a tenth of it."""
+def _check_reached(
+    candidates: Sequence[Candidate], removed: Sequence[int], asked: float, whole: float, total: int
+) -> None:
+    """Raise ValueError where even the finest step comes no nearer to the whole budget than a tenth of it.
+
+    asked: what is left of the whole budget for widths.
+    """
     reached = saved(candidates, removed)
     step = min(candidate.saves * (candidate.after(0) or candidate.num_units) for candidate in candidates)
     away = abs(reached - asked)
-    if away <= 0.1 * asked or step <= away:
+    if away <= 0.1 * whole or step <= away:
         return
     other = reached + (step if reached < asked else -step)
-    nearest = " and ".join(f"{math.floor(1e4 * share / total) / 1e4}" for share in sorted((reached, other)))
+    shares = sorted((whole - asked + each) / total for each in (reached, other))
+    nearest = " and ".join(f"{math.floor(1e4 * share) / 1e4}" for share in shares)
     raise ValueError(
-        f"{asked / total:.4g} of the decoder cannot be met in whole units and multiples of budget.round_to; "
+        f"{whole / total:.4g} of the decoder cannot be met in whole units and multiples of budget.round_to; "
         f"the nearest are {nearest}: ask for one of them, lower budget.round_to, or let more kinds go"
     )
 

@@ -66,10 +66,21 @@ def _described(plan: PruningPlan) -> dict[str, str]:
     }
 
 
+TARGETS = {
+    "target_parameters": "{:,} parameters in all",
+    "target_bytes": "{:,} bytes in all",
+    "target_macs": "{:,} multiply-accumulates for each token",
+    "target_latency": "{:g} s for each token",
+}
+"""Target of a budget -> how it is said."""
+
+
 def _asked(budget: Mapping[str, Any]) -> str:
     """What a budget asks for, in words."""
-    target = budget.get("target_parameters")
-    return f"{budget['ratio']:.2%} of the decoder" if target is None else f"{target:,} parameters in all"
+    words = [said.format(budget[name]) for name, said in TARGETS.items() if budget.get(name) is not None]
+    layers = budget.get("layers", 0)
+    whole = f", of it {layers} whole layers" if layers else ""
+    return (words[0] if words else f"{budget['ratio']:.2%} of the decoder") + whole
 
 
 def _layers(plan: PruningPlan) -> "Table":

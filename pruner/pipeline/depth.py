@@ -1,6 +1,6 @@
 """Whole decoder layers: which of them go, and the model without them meanwhile."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -27,12 +27,41 @@ def choose_layers(
     """Decide which decoder layers are to go whole, and what the loss says to each; none goes yet."""
     if not settings.budget.layers or data is None:
         return dense, {}
+    check_widths(replace(dense, dropped=layers_to_go(dense, settings, {})), settings)
     group = dense.layer_group
     candidates = settings.unprotected(group.num_units)
     gone, rises = least_missed(
         model, group, settings.budget.layers, candidates, data.input_ids, track=track, ranks=ranks
     )
     return replace(dense, dropped=gone), {group.name: rises}
+
+
+def layers_to_go(dense: Dense, settings: PruningSettings, scores: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """As many decoder layers as asked for: of the lowest scores, or the last of those that may go.
+
+    Raises:
+        ValueError: not so many may go.
+    """
+    number = settings.budget.layers
+    if not number:
+        return ()
+    group = dense.layer_group
+    candidates = list(settings.unprotected(group.num_units))
+    if number > min(len(candidates), group.num_units - 1):
+        raise ValueError(
+            f"budget.layers asks for {number} decoder layers, and {len(candidates)} of {group.num_units} are "
+            "not protected, of which one must stay if all are; ask for fewer, or lower protect_first and "
+            "protect_last"
+        )
+    if group.name in scores:
+        candidates.sort(key=lambda layer: -scores[group.name][layer].item())
+    return tuple(sorted(candidates[-number:]))
+
+
+def check_widths(dense: Dense, settings: PruningSettings) -> None:
+    """Raise ValueError, before layers are measured, where widths cannot give what these leave to them."""
+    if not settings.budget.is_measured:
+        dense.allocate(dense.prunable(settings), settings.budget)
 
 
 @contextmanager

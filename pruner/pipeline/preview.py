@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from pruner.checkpoint import load_config
 from pruner.discovery import discover
 from pruner.pipeline.dense import Dense
+from pruner.pipeline.depth import layers_to_go
 from pruner.pipeline.measured import settled
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.plan import PruningPlan
@@ -60,18 +61,6 @@ def preview(
     }
     criterion = "widths alone" if scored is None else scored.criterion
     return replace(dense.plan(settings, {**kept, **dense.kept_layers}, scores, None), criterion=criterion)
-
-
-def layers_to_go(dense: Dense, settings: PruningSettings, scores: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """As many decoder layers as asked for: of the lowest scores, or the last of those that may go."""
-    number = settings.budget.layers
-    if not number:
-        return ()
-    group = dense.layer_group
-    candidates = list(settings.unprotected(group.num_units))
-    if group.name in scores:
-        candidates.sort(key=lambda layer: -scores[group.name][layer].item())
-    return tuple(sorted(candidates[-number:]))
 
 
 def scores_of(plan: PruningPlan, dense: Dense) -> Mapping[str, Tensor]:

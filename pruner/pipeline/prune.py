@@ -125,6 +125,8 @@ def prune_within(
     assert settings.compensation is not None
     removed = allocate_widths(model, dense, groups, settings, data.input_ids, track, ranks)
     losing = [group for group in groups if removed[group.name]]
+    if not losing:
+        return {group.name: range(group.num_units) for group in groups}, {}
     projections = project(model, losing)
     covariances = gradient_covariances(model, projections, data.input_ids, track=track, ranks=ranks)
     scores: Scores = {}

@@ -50,3 +50,24 @@ def test_equal_plans_are_said_to_be_equal():
 def test_plans_of_different_models_are_not_compared():
     with pytest.raises(ValueError, match="different models"):
         difference_table(PLAN, replace(PLAN, model={**PLAN.model, "fingerprint": "g"}))
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({}, "20.00% of the decoder"),
+        ({"layers": 2}, "20.00% of the decoder, of it 2 whole layers"),
+        ({"target_bytes": 5000}, "5,000 bytes in all"),
+        ({"target_macs": 5000}, "5,000 multiply-accumulates for each token"),
+        ({"target_latency": 0.002}, "0.002 s for each token"),
+    ],
+)
+def test_a_budget_is_said_in_the_terms_it_was_asked_in(budget, words):
+    shown = printed(plan_table(replace(PLAN, budget={**PLAN.budget, **budget})))
+    assert re.search(rf"asked +{re.escape(words)} *\n", shown)
+
+
+def test_a_plan_shows_which_layers_go():
+    groups = {**PLAN.groups, "layers": GroupPlan("layer", None, 3, (0, 2), (3.0, 0.1, 2.0))}
+    rows = printed(plan_table(replace(PLAN, groups=groups))).splitlines()[-3:]
+    assert ["0 of 1" in row for row in rows] == [False, True, False]
