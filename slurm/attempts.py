@@ -57,7 +57,7 @@ class Attempt:
     @property
     def interrupted(self) -> bool:
         """Whether it was stopped from outside, which says nothing against the run."""
-        return self.status in (None, SAVED, BY_USR1) or self.preempted or self.at_limit
+        return self.status in (None, SAVED, BY_USR1) or self.preempted
 
     @property
     def progressed(self) -> bool:
@@ -93,7 +93,8 @@ def decide(attempts: Sequence[Attempt], done: bool, max_restarts: int) -> tuple[
     """What follows the last of a job's attempts at its stage, and why.
 
     The DONE file alone is success, whatever the exit status. A job goes on while it gets further; an
-    attempt that achieved nothing may be repeated once, for a node can crash before the first checkpoint.
+    attempt that achieved nothing may be repeated once, for a node can crash before the first checkpoint. The
+    time limit is no excuse: what fits into no attempt would be begun for ever.
     """
     if done:
         return "done", "complete"
