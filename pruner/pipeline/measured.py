@@ -1,6 +1,7 @@
 """Budgets stated in what a model costs to run: the ratio at which it has come down to that."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from pruner.groups import Group
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.settings import PruningSettings
 from pruner.progress import Track
+from pruner.ranks import ALONE, Ranks
 from pruner.selection import most
 from pruner.surgery import remove
 
@@ -46,6 +48,7 @@ def settled(
     dense: Dense,
     settings: PruningSettings,
     track: Track,
+    ranks: Ranks = ALONE,
     measures: Mapping[str, Measure] = MEASURES,
 ) -> PruningSettings:
     """The settings with a ratio in the place of a target that has to be measured.
@@ -55,6 +58,7 @@ def settled(
         dense: of it, with the layers that will go whole.
         settings: as given.
         track: sees the measurements go by.
+        ranks: the processes that prune together; the first one's measurement counts.
         measures: by the budget's target.
 
     Raises:
@@ -64,7 +68,8 @@ def settled(
         target = getattr(settings.budget, name)
         if target is not None:
             ratio = smallest_ratio(model, dense, settings, track, name, measure)
-            return replace(settings, budget=by_ratio(settings.budget, ratio))
+            (millionths,) = ranks.agree((math.ceil(1e6 * ratio),), model.device)
+            return replace(settings, budget=by_ratio(settings.budget, millionths / 1e6))
     return settings
 
 

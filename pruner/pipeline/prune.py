@@ -61,7 +61,7 @@ def prune(
     ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
     dense, rises = choose_layers(model, whole, settings, data, track, ranks)
-    groups, asked = dense.prunable(settings), settled(model, dense, settings, track)
+    groups, asked = dense.prunable(settings), settled(model, dense, settings, track, ranks)
     dense.allocate(groups, asked.budget)
     with without_layers(model, dense, data):
         kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)

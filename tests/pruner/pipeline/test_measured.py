@@ -57,7 +57,7 @@ def test_the_ratio_is_the_smallest_that_comes_down_to_the_target(layers):
         return float(sum(weight.numel() for weight in smaller.parameters()))
 
     asked = budgeted(target_latency=0.7 * whole, layers=layers)
-    found = settled(model, dense, asked, silent, {"target_latency": clock})
+    found = settled(model, dense, asked, silent, measures={"target_latency": clock})
     assert found.budget.target_latency is None
     reached = clock(without(model, dense, dense.prunable(asked), found.budget))
     assert 0.68 * whole <= reached <= 0.7 * whole
