@@ -52,6 +52,7 @@ class Attempt:
     status: int | None = None
     preempted: bool = False
     at_limit: bool = False
+    cancelled: bool = False
     why: str = ""
 
     @property
@@ -100,6 +101,8 @@ def decide(attempts: Sequence[Attempt], done: bool, max_restarts: int) -> tuple[
         return "done", "complete"
     last = attempts[-1]
     how = how_it_ended(last)
+    if last.cancelled:
+        return "failed", how
     if len(attempts) > max_restarts:
         return "failed", f"{how}; {max_restarts} restarts are used up (slurm.max_restarts)"
     if last.interrupted or last.progressed:
@@ -113,6 +116,8 @@ def how_it_ended(attempt: Attempt) -> str:
     """In words."""
     if attempt.preempted:
         return "preempted"
+    if attempt.cancelled:
+        return "cancelled"
     if attempt.at_limit:
         return "ran into the time limit"
     if attempt.status == SAVED:

@@ -6,8 +6,8 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pruner.run_folder import RunFolder
@@ -25,7 +25,7 @@ from slurm.attempts import (
 from slurm.cluster import command, holder
 from slurm.configuration import Arguments, parse_arguments, read_configuration, run_folder_of, slurm_settings
 from slurm.folder import JobFolder
-from slurm.settings import Site, Slurm
+from slurm.settings import Site, Slurm, seconds
 from slurm.sweeps import arguments_of_task
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,15 @@ def container_options(run: RunFolder, site: Site, env: Mapping[str, str]) -> lis
     return [f"--container-{name}={value}" for name, value in options.items()]
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why SLURM ends a job: to make room for another, because its time is over, because it was told to."""
+
+    preempted: bool = False
+    at_limit: bool = False
+    cancelled: bool = False
+
+
 def end(words: Sequence[str]) -> int:
     """Note how an attempt ended and decide: exit status 0 complete, 85 again, 1 given up.
 
@@ -143,30 +152,36 @@ def end(words: Sequence[str]) -> int:
     _, run, slurm, _ = read(words[3:], env)
     folder = JobFolder(run.root)
     *before, last = of_job(read_attempts(folder.attempts), job_name(env), stage)
-    preempted, at_limit = pushed_out(env["SLURM_JOB_ID"])
-    last = replace(
-        last,
-        after=progress_of(run),
-        end_seconds=now(),
-        status=status,
-        preempted=preempted,
-        at_limit=at_limit,
-    )
-    outcome, why = decide([*before, last], is_done(run, stage, slurm.export), slurm.max_restarts)
-    record(folder.attempts, replace(last, why=f"{outcome}: {part}: {why}"))
-    log.info("%s: %s (%s: %s), now %s", stage, outcome, part, why, last.after)
-    if outcome == "done" and at_limit:
+    why = ask_why(env["SLURM_JOB_ID"])
+    last = replace(last, after=progress_of(run), end_seconds=now(), status=status, **asdict(why))
+    outcome, how = decide([*before, last], is_done(run, stage, slurm.export), slurm.max_restarts)
+    record(folder.attempts, replace(last, why=f"{outcome}: {part}: {how}"))
+    log.info("%s: %s (%s: %s), now %s", stage, outcome, part, how, last.after)
+    if outcome == "done" and why.at_limit:
         return SAVED  # SLURM calls a job that outran its limit TIMEOUT; the next attempt ends at once, well
     return {"done": 0, "requeue": SAVED, "failed": 1}[outcome]
 
 
-def pushed_out(job: str) -> tuple[bool, bool]:
-    """Whether SLURM has told the job to make room for another, and whether its time is over."""
+def ask_why(job: str) -> Cause:
+    """Why SLURM ends the job, if it does; nothing where no controller answers."""
     try:
-        told = command("scontrol", "show", "job", job)
+        return cause(command("scontrol", "show", "job", job), datetime.now())
     except ValueError:
-        return False, False
-    preempted = re.search(r"PreemptTime=\d", told)
-    end = re.search(r"\bEndTime=(\d\S+)", told)
-    over = end is not None and datetime.now() >= datetime.fromisoformat(end[1])
-    return preempted is not None, over or "Reason=TimeLimit" in told
+        return Cause()
+
+
+def cause(told: str, now: datetime) -> Cause:
+    """What `scontrol show job` says of a job's end. A cancelled job is told by elimination: it completes."""
+    fields = dict(re.findall(r"\b(\w+)=(\S+)", told))
+    preempted = fields["PreemptTime"][0].isdigit()
+    at_limit = fields["Reason"] == "TimeLimit" or reached_limit(fields, now)
+    cancelled = fields["JobState"] in ("CANCELLED", "COMPLETING") and not (preempted or at_limit)
+    return Cause(preempted, at_limit, cancelled)
+
+
+def reached_limit(fields: Mapping[str, str], now: datetime) -> bool:
+    """Whether a job's whole time is over; the end of one that is cancelled has passed too, but came early."""
+    if not fields["TimeLimit"][0].isdigit():
+        return False
+    start, end = (datetime.fromisoformat(fields[name]) for name in ("StartTime", "EndTime"))
+    return now >= end >= start + timedelta(seconds=seconds(fields["TimeLimit"]))

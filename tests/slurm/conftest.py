@@ -17,7 +17,7 @@ from slurm.submission import StageJob, submit
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 NEEDED = ("sbatch", "slurmctld", "slurmd", "munged", "unshare")
-LIVE = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING")
+LIVE = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING", "PREEMPTED")
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,19 @@ class Cluster:
             self.do("kill-node", self.spoilt.pop())
         for node in ("node1", "node2", "node3"):
             if not self.alive(node):
+                before = self.registered(node)
                 self.do("start-node", node)
+                self.until(lambda: self.registered(node) != before, f"{node} is back")  # noqa: B023
         said = ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%T"]
         self.until(
             lambda: subprocess.run(said, capture_output=True, text=True).stdout.split() == ["idle"] * 3,
             "all nodes idle",
         )
+
+    def registered(self, node: str) -> str:
+        """When the node's daemon that the controller knows of was started."""
+        told = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True).stdout
+        return re.findall(r"SlurmdStartTime=(\S+)", told)[0]
 
     def alive(self, node: str) -> bool:
         state = Path("/proc", (self.folder / "run" / f"{node}.pid").read_text().strip(), "status")

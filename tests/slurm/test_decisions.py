@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from slurm.attempts import BY_USR1, SAVED, Attempt, Progress, decide, read_attem
 from slurm.cluster import command
 from slurm.configuration import Arguments, parse_arguments, read_configuration
 from slurm.folder import JobFolder
+from slurm.job import Cause, cause
 from slurm.monitor import cancel, parse_duration, status
 from slurm.preflight import folder_lacks
 from slurm.refusals import check_place, check_time_limit, checkpoint_interval, seconds_per_step
@@ -39,6 +41,7 @@ def attempt(status, before=0, after=0, **others):
         ([attempt(143, preempted=True)] * 5, False, "requeue"),
         ([attempt(143, 0, 5, at_limit=True), attempt(143, 5, 5, at_limit=True)], False, "requeue"),
         ([attempt(143, at_limit=True)] * 2, False, "failed"),
+        ([attempt(143, 0, 5, cancelled=True)], False, "failed"),
         ([attempt(1), attempt(1, 0, 9)], False, "requeue"),
         ([attempt(SAVED, n, n + 1) for n in range(4)], False, "failed"),
     ],
@@ -46,6 +49,28 @@ def attempt(status, before=0, after=0, **others):
 def test_a_job_goes_on_while_it_gets_further(attempts, done, outcome):
     restarts = 3 if len(attempts) == 4 else 50
     assert decide(attempts, done, restarts)[0] == outcome
+
+
+TOLD = """   JobState={state} Reason={reason} Dependency=(null)
+   RunTime=00:01:00 TimeLimit={limit} TimeMin=N/A
+   StartTime=2026-11-23T10:00:00 EndTime=2026-11-23T10:{end} Deadline=N/A
+   PreemptEligibleTime=2026-11-23T10:00:00 PreemptTime={preempted}"""
+
+
+@pytest.mark.parametrize(
+    "state, reason, limit, end, preempted, expected",
+    [
+        ("RUNNING", "None", "00:05:00", "05:00", "None", Cause()),
+        ("COMPLETING", "None", "00:05:00", "01:00", "None", Cause(cancelled=True)),
+        ("COMPLETING", "None", "UNLIMITED", "01:00", "None", Cause(cancelled=True)),
+        ("RUNNING", "None", "00:01:00", "01:00", "None", Cause(at_limit=True)),
+        ("COMPLETING", "TimeLimit", "00:01:00", "01:20", "None", Cause(at_limit=True)),
+        ("RUNNING", "None", "1-00:00:00", "01:00", "2026-11-23T10:00:50", Cause(preempted=True)),
+    ],
+)
+def test_a_cancelled_job_is_told_from_one_whose_time_is_over(state, reason, limit, end, preempted, expected):
+    told = TOLD.format(state=state, reason=reason, limit=limit, end=end, preempted=preempted)
+    assert cause(told, datetime(2026, 11, 23, 10, 1, 30)) == expected
 
 
 def test_attempts_survive_a_line_that_a_crash_cut_short(tmp_path):
