@@ -1,5 +1,6 @@
 """Which decoder layers a model misses least: greedily, each by the loss of the model without it."""
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -43,7 +44,7 @@ def least_missed(
         the layer, as last measured.
 
     Raises:
-        ValueError: not so many layers may go.
+        ValueError: not so many layers may go, or a loss is not finite.
     """
     if number > len(candidates):
         raise ValueError(
@@ -54,7 +55,13 @@ def least_missed(
 
     def loss_without(*layers: int) -> float:
         with bypassed(model, {name: stand_ins[name] for name in (group.modules[layer] for layer in layers)}):
-            return mean_loss(model, input_ids, batch_size, ranks)
+            loss = mean_loss(model, input_ids, batch_size, ranks)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of the calibration text is {loss} without the layers {list(layers)}; load the "
+                "model in bfloat16 or float32"
+            )
+        return loss
 
     gone: list[int] = []
     rises = torch.zeros(group.num_units)
@@ -72,6 +79,6 @@ def mean_loss(model: PreTrainedModel, input_ids: Tensor, batch_size: int | None,
     """Over all samples, those of the other processes too, in nats per token."""
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     for batch in ranks.share(input_ids).split(at_once(input_ids, batch_size)):
-        total += language_loss(model, batch).sum()
+        total += language_loss(model.eval(), batch).sum()
     ranks.add(total)
     return total.item() / len(input_ids)

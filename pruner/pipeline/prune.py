@@ -63,8 +63,7 @@ def prune(
     dense, rises = choose_layers(model, whole, settings, data, track, ranks)
     groups, asked = dense.prunable(settings), settled(model, dense, settings, track, ranks)
     dense.allocate(groups, asked.budget)
-    with without_layers(model, dense, data):
-        kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
+    kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     return dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
 
@@ -84,7 +83,8 @@ def prune_widths(
     if settings.criterion == "kronecker":
         return prune_within(model, dense, groups, settings, data, track, ranks)
     if settings.compensation is None:
-        return prune_in_rounds(model, dense, groups, settings, data, track, ranks)
+        with without_layers(model, dense, data):
+            return prune_in_rounds(model, dense, groups, settings, data, track, ranks)
     return prune_at_once(model, dense, groups, settings, data, track, ranks)
 
 
@@ -102,9 +102,17 @@ def prune_at_once(
     assert settings.compensation is not None
     input_ids = data.input_ids
     seed = settings.calibration.seed
-    scores = estimate_importance(
-        model, groups, input_ids, settings.criterion, settings.reduction, seed=seed, track=track, ranks=ranks
-    )
+    with without_layers(model, dense, data):
+        scores = estimate_importance(
+            model,
+            groups,
+            input_ids,
+            settings.criterion,
+            settings.reduction,
+            seed=seed,
+            track=track,
+            ranks=ranks,
+        )
     removed = dense.allocate(groups, settings.budget, settings.granularity, scores)
     kept = {group.name: lowest(scores[group.name], removed[group.name]) for group in groups}
     compensate(model, dense, kept, input_ids, settings.compensation, track, ranks)
@@ -123,12 +131,13 @@ def prune_within(
     """Choose each layer's units when the walk comes by, by what their removal costs after the refit."""
     assert data is not None
     assert settings.compensation is not None
-    removed = allocate_widths(model, dense, groups, settings, data.input_ids, track, ranks)
-    losing = [group for group in groups if removed[group.name]]
-    if not losing:
-        return {group.name: range(group.num_units) for group in groups}, {}
-    projections = project(model, losing)
-    covariances = gradient_covariances(model, projections, data.input_ids, track=track, ranks=ranks)
+    with without_layers(model, dense, data):
+        removed = allocate_widths(model, dense, groups, settings, data.input_ids, track, ranks)
+        losing = [group for group in groups if removed[group.name]]
+        if not losing:
+            return {group.name: range(group.num_units) for group in groups}, {}
+        projections = project(model, losing)
+        covariances = gradient_covariances(model, projections, data.input_ids, track=track, ranks=ranks)
     scores: Scores = {}
     damping = settings.compensation.damping
 
@@ -141,7 +150,7 @@ def prune_within(
         return kept
 
     refit, text = settings.compensation, data.input_ids
-    chosen = compress(model, dense.structure, losing, text, choose, refit, track, ranks)
+    chosen = compress(model, dense.structure, losing, text, choose, refit, track, ranks, dense.dropped)
     return {group.name: chosen.get(group.name, range(group.num_units)) for group in groups}, scores
 
 

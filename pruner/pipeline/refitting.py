@@ -37,4 +37,5 @@ def compensate(
             settings,
             track,
             ranks,
+            dense.dropped,
         )

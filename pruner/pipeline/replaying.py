@@ -9,7 +9,6 @@ from pruner.calibration import draw_samples
 from pruner.compensation import Compensation
 from pruner.discovery import discover
 from pruner.pipeline.dense import Dense
-from pruner.pipeline.depth import without_layers
 from pruner.pipeline.refitting import compensate
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.plan import PruningPlan
@@ -54,7 +53,6 @@ def replay(
     refit = Compensation(**{**plan.compensation, "streams": streams})
     ranks = Ranks.of_group(len(data.input_ids)) if together else ALONE
     dense = replace(whole, dropped=plan.dropped)
-    with without_layers(model, dense, data):
-        compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
+    compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     return plan

@@ -1,7 +1,7 @@
 """The walk over the layers: at each projection choose, remove, compensate, on what the layers before gave."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ def compress(
     settings: Compensation,
     track: Track = silent,
     ranks: Ranks = ALONE,
+    dropped: Collection[int] = (),
 ) -> dict[str, tuple[int, ...]]:
     """Prune `groups` in place, layer by layer; beside the model one dense layer and two streams are kept.
 
@@ -47,6 +48,8 @@ def compress(
         settings: of the refit.
         track: sees the layers go by.
         ranks: the processes that share the samples.
+        dropped: layers that the pruned stream passes by, and the dense one does not: what they did is drift,
+            which the refits behind them make good. They are left in the model.
 
     Returns:
         Group name -> surviving units.
@@ -60,6 +63,10 @@ def compress(
     kept: dict[str, tuple[int, ...]] = {}
     for number, name in track(list(enumerate(layers)), "compress", len(layers)):
         here = {group.name: group for group in groups if group.layer == number}
+        if number in dropped:
+            pruned = beside(dense, settings.streams) if pruned is dense else pruned
+            advance(model.get_submodule(name), calls[number], dense, size)
+            continue
         if not here:
             pruned = _both(model, name, calls[number], dense, pruned, size)
             continue
