@@ -190,7 +190,7 @@ def test_the_status_tells_where_a_run_is_and_why_it_restarted(cluster, stand_in)
     assert cluster.wait(jobs["report"].job) == "COMPLETED"
     told = str(status(stand_in.root))
     assert "complete, step 40" in told
-    assert "requeue: fit: stopped by a signal, saved" in told
+    assert "requeue: recover: stopped by a signal, saved" in told
 
 
 def test_cancel_ends_every_job_of_a_run(cluster, stand_in):
