@@ -77,7 +77,8 @@ def gate_importance(
 
     def receive(name: str, activation: Tensor, grad: Tensor) -> None:
         index = torch.as_tensor(projections[name].index, device=grad.device)
-        gates = gate_taylor(activation, grad * num_samples)[:, index].sum(2)
+        shape = (-1, input_ids.shape[1], activation.shape[-1])  # OPT's projections read (tokens, in)
+        gates = gate_taylor(activation.reshape(shape), grad.reshape(shape) * num_samples)[:, index].sum(2)
         total = (gates.square() if squared else gates).sum(0) / num_samples
         totals[name] = totals.get(name, 0) + total
 

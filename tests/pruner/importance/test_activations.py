@@ -1,5 +1,7 @@
 import torch
 
+from benchmarks.tiny_configs import tiny_model
+from pruner.discovery import discover
 from pruner.importance import estimate_importance
 from pruner.importance.backward import language_loss
 
@@ -23,6 +25,14 @@ def test_gate_scores_from_activations_are_those_from_weights(tiny, groups, sampl
     fisher = estimate_importance(tiny, groups, samples, "gate_fisher")
     for name, gates in expected.items():
         torch.testing.assert_close(taylor[name], gates.mean(0).abs(), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(fisher[name], gates.square().mean(0), rtol=1e-3, atol=1e-8)
+
+
+def test_gate_scores_are_the_same_where_a_projection_reads_tokens_without_samples(samples):
+    model = tiny_model("opt", dtype=torch.float32)
+    groups = [group for group in discover(model).groups if group.kind == "mlp"]
+    fisher = estimate_importance(model, groups, samples, "gate_fisher", batch_size=4)
+    for name, gates in gate_gradients(model, groups, samples).items():
         torch.testing.assert_close(fisher[name], gates.square().mean(0), rtol=1e-3, atol=1e-8)
 
 
