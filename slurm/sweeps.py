@@ -4,7 +4,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 TASKS = "sweep.json"
 """In a sweep's jobs folder: the words of every task of its arrays, in order."""
@@ -57,15 +56,8 @@ def summarise(words: Sequence[str]) -> int:
     Args:
         words: the sweep's folder.
     """
-    from pruner.evaluation.metrics import read_metrics, write_metrics
-    from pruner.evaluation.report import write_report
-    from pruner.run_folder import RunFolder
+    from slurm.sweep_report import write_sweep_report
 
-    root = RunFolder(Path(words[0]))
-    models: dict[str, Any] = {}
-    for folder in sorted(path.parent for path in root.root.glob("*/metrics.json")):
-        for name, row in read_metrics(RunFolder(folder).metrics).items():
-            models["dense" if name == "dense" else f"{folder.name} {name}"] = row
-    write_metrics(root.metrics, models)
-    write_report(root.root)
+    root = Path(words[0])
+    write_sweep_report(root, runs_of(root))
     return 0
