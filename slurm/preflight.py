@@ -44,7 +44,7 @@ def folder_lacks(folder: Path, free_gb: float) -> Iterator[str]:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        yield f"cannot write to {folder} ({error.strerror}); it must lie where every node sees it"
+        yield f"cannot write to {folder} ({error.strerror}); it must be there on every node"
         return
     free = shutil.disk_usage(folder).free / 1e9
     if free < free_gb:

@@ -195,7 +195,7 @@ def test_the_time_left_is_read_as_it_was_written():
 
 def test_preflight_names_a_folder_that_cannot_be_written_and_a_full_disk(tmp_path):
     assert list(folder_lacks(tmp_path, 0)) == []
-    assert "every node sees it" in next(folder_lacks(tmp_path / "gone", 0))
+    assert "it must be there on every node" in next(folder_lacks(tmp_path / "gone", 0))
     assert "free_disk_gb" in next(folder_lacks(tmp_path, 1e9))
     assert not list(tmp_path.iterdir())
 
