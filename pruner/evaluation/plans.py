@@ -78,9 +78,11 @@ TARGETS = {
 def _asked(budget: Mapping[str, Any]) -> str:
     """What a budget asks for, in words."""
     words = [said.format(budget[name]) for name, said in TARGETS.items() if budget.get(name) is not None]
-    layers = budget.get("layers", 0)
-    whole = f", of it {layers} whole layers" if layers else ""
-    return (words[0] if words else f"{budget['ratio']:.2%} of the decoder") + whole
+    if not words and budget["ratio"] is not None:
+        words.append(f"{budget['ratio']:.2%} of the decoder")
+    if budget.get("layers"):
+        words.append(f"{budget['layers']} whole layers")
+    return ", of it ".join(words)
 
 
 def _layers(plan: PruningPlan) -> "Table":

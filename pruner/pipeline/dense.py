@@ -55,9 +55,19 @@ class Dense:
         return allocate(groups, self.shapes, layers, budget, granularity, scores, self.dropped)
 
     def prunable(self, settings: PruningSettings) -> list[Group]:
-        """The groups that may lose units, in layers that stay."""
+        """The groups that may lose units, in layers that stay.
+
+        Raises:
+            ValueError: some are to, and all the layers that may lose anything go whole.
+        """
         found = prunable(self.structure, settings.kinds, settings.protect_first, settings.protect_last)
-        return [group for group in found if group.layer not in self.dropped]
+        groups = [group for group in found if group.layer not in self.dropped]
+        if self.dropped and settings.kinds and not groups:
+            raise ValueError(
+                f"the {len(self.dropped)} layers of budget.layers leave none unprotected whose widths could "
+                "give the rest of the budget; protect fewer, or set kinds to [], to remove layers alone"
+            )
+        return groups
 
     @property
     def layer_group(self) -> Group:
@@ -123,6 +133,7 @@ class Dense:
             criterion=settings.criterion,
             budget={
                 **dataclasses.asdict(settings.budget),
+                "ratio": settings.budget.ratio if settings.kinds else None,
                 "reached_ratio": 1 - rest_of_decoder / decoder,
                 "reached_ratio_of_all": 1 - rest / whole,
                 "parameters": rest,

@@ -57,6 +57,7 @@ def test_plans_of_different_models_are_not_compared():
     [
         ({}, "20.00% of the decoder"),
         ({"layers": 2}, "20.00% of the decoder, of it 2 whole layers"),
+        ({"layers": 2, "ratio": None}, "2 whole layers"),
         ({"target_bytes": 5000}, "5,000 bytes in all"),
         ({"target_macs": 5000}, "5,000 multiply-accumulates for each token"),
         ({"target_latency": 0.002}, "0.002 s for each token"),

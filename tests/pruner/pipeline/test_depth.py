@@ -183,6 +183,7 @@ def test_depth_alone_leaves_a_stock_class(stories, settings, tmp_path):
     model, tokenizer = stories
     plan = prune(model, tokenizer, settings(Budget(layers=2), kinds=()))
     assert set(plan.groups) == {"layers"}
+    assert plan.budget["ratio"] is None
     assert plan.budget["reached_ratio"] == pytest.approx(2 / 5)
     save_model(model, tokenizer, tmp_path / "pruned")
     loaded = load_model(tmp_path / "pruned")
@@ -207,6 +208,7 @@ def test_layers_and_widths_saved_together_load_as_they_were(stories, settings, t
             r"2 layers of budget\.layers are 0\.4 of the decoder, more than the 0\.2",
         ),
         (Budget(0.9, layers=1), {}, r"of the decoder cannot be removed"),
+        (Budget(0.9, layers=3), {}, r"leave none unprotected whose widths could give"),
         (Budget(0.9, layers=4), {}, r"asks for 4 decoder layers, and 3 of 5 are not protected"),
         (Budget(0.9, layers=5), {"protect_first": 0, "protect_last": 0}, r"one must stay"),
     ],
