@@ -51,7 +51,7 @@ class JobFolder:
 
     @property
     def owner(self) -> Path:
-        """The id of the job that works on the run."""
+        """The id of the job that works on the run, of an array with its task (7_1)."""
         return self.root / "owner"
 
     @property

@@ -64,7 +64,7 @@ def read(words: Sequence[str], env: Mapping[str, str]) -> tuple[Arguments, RunFo
 def take(folder: JobFolder, run: RunFolder, env: Mapping[str, str]) -> None:
     """Make this job the one that works on the run; raises ValueError if another does."""
     folder.root.mkdir(parents=True, exist_ok=True)
-    job = env["SLURM_JOB_ID"]
+    job = job_name(env)
     other = folder.owner.read_text().strip() if folder.owner.exists() else job
     if other != job and holder(other, run.root):
         raise ValueError(
@@ -74,7 +74,7 @@ def take(folder: JobFolder, run: RunFolder, env: Mapping[str, str]) -> None:
 
 
 def job_name(env: Mapping[str, str]) -> str:
-    """The job's id; of a job array, the array's id and the task's number."""
+    """The job's id; in an array, the array's and the task's number: the bare id of one task is the array's."""
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env["SLURM_JOB_ID"]
@@ -152,7 +152,7 @@ def end(words: Sequence[str]) -> int:
     _, run, slurm, _ = read(words[3:], env)
     folder = JobFolder(run.root)
     *before, last = of_job(read_attempts(folder.attempts), job_name(env), stage)
-    why = ask_why(env["SLURM_JOB_ID"])
+    why = ask_why(job_name(env))
     last = replace(last, after=progress_of(run), end_seconds=now(), status=status, **asdict(why))
     outcome, how = decide([*before, last], is_done(run, stage, slurm.export), slurm.max_restarts)
     record(folder.attempts, replace(last, why=f"{outcome}: {part}: {how}"))

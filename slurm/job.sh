@@ -6,6 +6,8 @@ set -uo pipefail
 # shellcheck disable=SC2034  # the scripts use them
 run_dir='' arguments=() formats=() checks=() srun_options=()
 python=${LLM_PRUNE_PYTHON:-python3} task_python=${LLM_PRUNE_PYTHON:-python3}  # a container has its own
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}  # the bare id of one task is the array's
+job=${job:-${SLURM_JOB_ID:-}}
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
 export SLURM_EXPORT_ENV=ALL                        # for srun, also where sbatch got --export=NONE
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
@@ -52,7 +54,7 @@ end() {
 # The controller may be restarting: ask for ten minutes.
 requeue() {
   for _ in {1..40}; do
-    scontrol requeue "$SLURM_JOB_ID" && sleep 600
+    scontrol requeue "$job" && sleep 600
     sleep 15
   done
 }
@@ -60,6 +62,6 @@ requeue() {
 # SLURM kills this script: at the time limit it asks for another attempt first, after scancel it does not.
 on_term() {
   trap '' TERM
-  scontrol show job "$SLURM_JOB_ID" | grep -q Reason=TimeLimit && end 143
+  scontrol show job "$job" | grep -q Reason=TimeLimit && end 143
   exit 143
 }

@@ -62,6 +62,11 @@ class Cluster:
             "all nodes idle",
         )
 
+    def count_jobs(self) -> int:
+        """How many wait or run."""
+        said = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+        return len(said.splitlines())
+
     def registered(self, node: str) -> str:
         """When the node's daemon that the controller knows of was started."""
         told = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True).stdout
@@ -168,10 +173,21 @@ def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
         del os.environ["SLURM_CONF"]
 
 
+@pytest.fixture(scope="session")
+def stand_in_at() -> Callable[[Path], StandIn]:
+    """Makes a run of the stand-in in a folder."""
+    return make_stand_in
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path) -> StandIn:
+    """A run of the stand-in, not submitted yet."""
+    return make_stand_in(tmp_path)
+
+
+def make_stand_in(folder: Path) -> StandIn:
     """A project whose stages are stood in for, and a configuration that takes two nodes for the recovery."""
-    project = tmp_path / "project"
+    project = folder / "project"
     (project / "pruner").mkdir(parents=True)
     (project / "lit_modules").mkdir()
     shutil.copy(HERE / "stand_in.py", project / "cli.py")
@@ -180,6 +196,6 @@ def stand_in(tmp_path: Path) -> StandIn:
     shutil.copytree(PROJECT / "slurm", project / "slurm")
     one = {"cpus_per_task": 1, "memory": "100M", "time": "5:00"}
     slurm = {"prune": one, "recover": {**one, "nodes": 2}, "report": one, "preflight": False}
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"run_dir": str(tmp_path / "run"), "slurm": slurm}))
-    return StandIn(tmp_path / "run", config, project)
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump({"run_dir": str(folder / "run"), "slurm": slurm}))
+    return StandIn(folder / "run", config, project)

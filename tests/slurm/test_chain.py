@@ -131,26 +131,37 @@ def test_a_killed_task_costs_the_steps_since_the_last_checkpoint(cluster, stand_
     assert after == before // 10 * 10 + 1
 
 
-def test_the_time_limit_is_one_more_attempt(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=0.6", "--slurm.signal_seconds=5", steps=1)
-    cluster.control("update", f"JobId={recover}", "TimeLimit=1")
-    assert cluster.wait(report, timeout=240) == "COMPLETED"
-    assert stand_in.steps == ALL
+@pytest.fixture(scope="module")
+def limited(running_cluster, stand_in_at, tmp_path_factory):
+    """Three runs whose recovery meets a time limit of a minute, all at once, for it is a long minute."""
+    running_cluster.heal()
+    pace, deaf = "--fake.pace=0.6", "--fake.deaf=1"
+    words = {
+        "heeds the signal": [pace, "--slurm.signal_seconds=5"],
+        "deaf": ["--fake.pace=1", deaf, "--fake.steps=30"],
+        "outruns the limit": [pace, deaf],
+    }
+    runs = {name: stand_in_at(tmp_path_factory.mktemp("limited")) for name in words}
+    jobs = {name: started(running_cluster, runs[name], *words[name], steps=1) for name in words}
+    for recover, _ in jobs.values():
+        running_cluster.control("update", f"JobId={recover}", "TimeLimit=1")
+    for _, report in jobs.values():
+        assert running_cluster.wait(report, timeout=240) == "COMPLETED"
+    return runs
 
 
-def test_a_run_deaf_to_the_signal_goes_on_after_the_time_limit(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=1", "--fake.deaf=1", "--fake.steps=30", steps=1)
-    cluster.control("update", f"JobId={recover}", "TimeLimit=1")
-    assert cluster.wait(report, timeout=240) == "COMPLETED"
-    assert any("time limit" in why for why in reasons(stand_in))
-    assert stand_in.steps[-1] == 30
+def test_the_time_limit_is_one_more_attempt(limited):
+    assert limited["heeds the signal"].steps == ALL
+    assert len(reasons(limited["heeds the signal"])) >= 2
 
 
-def test_a_stage_that_completes_beyond_the_time_limit_is_complete(cluster, stand_in):
-    recover, report = started(cluster, stand_in, "--fake.pace=0.6", "--fake.deaf=1", steps=1)
-    cluster.control("update", f"JobId={recover}", "TimeLimit=1")
-    assert cluster.wait(report, timeout=240) == "COMPLETED"
-    assert stand_in.steps == ALL
+def test_a_run_deaf_to_the_signal_goes_on_after_the_time_limit(limited):
+    assert any("time limit" in why for why in reasons(limited["deaf"]))
+    assert limited["deaf"].steps[-1] == 30
+
+
+def test_a_stage_that_completes_beyond_the_time_limit_is_complete(limited):
+    assert limited["outruns the limit"].steps == ALL
 
 
 def test_a_restart_of_the_controller_is_not_noticed(cluster, stand_in):

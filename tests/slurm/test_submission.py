@@ -15,16 +15,12 @@ from slurm.monitor import cancel, status
 pytestmark = pytest.mark.slurm
 
 
-def count_jobs():
-    return len(subprocess.run(["squeue", "--noheader"], capture_output=True, text=True).stdout.splitlines())
-
-
 def test_submitting_again_attaches_to_the_jobs_there_are(cluster, stand_in):
     first = stand_in.submit("--fake.prune=5")
     again = stand_in.submit("--fake.prune=5")
     assert {job.what for job in again.values()} == {"attached"}
     assert {job.job for job in again.values()} == {job.job for job in first.values()}
-    assert count_jobs() == 3
+    assert cluster.count_jobs() == 3
 
 
 def test_submitting_again_goes_on_where_a_run_failed(cluster, stand_in):
@@ -49,7 +45,7 @@ def test_a_run_folder_may_have_a_space_in_its_name(cluster, stand_in):
 def test_a_complete_run_gets_no_job(cluster, stand_in):
     cluster.wait(stand_in.submit("--fake.steps=2")["report"].job)
     assert {job.what for job in stand_in.submit().values()} == {"complete"}
-    assert count_jobs() == 0
+    assert cluster.count_jobs() == 0
 
 
 def test_two_submissions_at_once_make_one_chain(cluster, stand_in):
@@ -66,7 +62,7 @@ def test_two_submissions_at_once_make_one_chain(cluster, stand_in):
         thread.start()
     for thread in threads:
         thread.join()
-    assert count_jobs() == 3
+    assert cluster.count_jobs() == 3
     assert made
     assert all(str(os.getpid()) in reason and "lock" in reason for reason in refused)
 
@@ -91,7 +87,7 @@ def test_a_dry_run_shows_the_scripts_and_leaves_nothing(cluster, stand_in):
     jobs = stand_in.submit(dry_run=True)
     assert "#SBATCH --nodes=2" in jobs["recover"].text
     assert "to start at" in jobs["recover"].text
-    assert count_jobs() == 0
+    assert cluster.count_jobs() == 0
     assert not stand_in.root.exists()
 
 
@@ -128,7 +124,7 @@ def test_a_second_job_keeps_out_of_a_run_that_is_worked_on(cluster, stand_in):
 def test_what_the_cluster_cannot_give_is_refused_with_what_it_can(cluster, stand_in, override, said):
     with pytest.raises(ValueError, match=re.compile(said, re.DOTALL | re.IGNORECASE)):
         stand_in.submit(override)
-    assert count_jobs() == 0
+    assert cluster.count_jobs() == 0
 
 
 def test_a_run_folder_that_a_node_does_not_see_ends_the_job_naming_the_node(cluster, stand_in):
@@ -175,10 +171,10 @@ def test_a_time_limit_shorter_than_a_checkpoint_interval_is_refused_by_the_pace_
 ):
     failed = stand_in.submit("--fake.poison=13")
     assert cluster.wait(failed["report"].job) == "CANCELLED"
-    before = count_jobs()
+    before = cluster.count_jobs()
     with pytest.raises(ValueError, match="shorter than one checkpoint interval: 100000 steps take about"):
         stand_in.submit("--checkpointing.every_steps=100000")
-    assert count_jobs() == before
+    assert cluster.count_jobs() == before
 
 
 def test_the_status_tells_where_a_run_is_and_why_it_restarted(cluster, stand_in):
@@ -199,26 +195,3 @@ def test_cancel_ends_every_job_of_a_run(cluster, stand_in):
     assert sorted(cancel(stand_in.root)) == sorted([jobs["recover"].job, jobs["report"].job])
     assert cluster.wait(jobs["recover"].job) == "CANCELLED"
     assert not status(stand_in.root).jobs
-
-
-def test_a_sweep_is_one_run_for_every_combination(cluster, stand_in):
-    sweep = ["pruner.ratio=0.1,0.2", "model.seed=1,2"]
-    jobs = stand_in.submit("--fake.steps=5", sweep=sweep)
-    assert cluster.wait(jobs["sweep"].job) in ("COMPLETED", "FAILED")
-    runs = sorted(path.parent.name for path in stand_in.root.glob("*/DONE"))
-    assert runs == ["ratio=0.1,seed=1", "ratio=0.1,seed=2", "ratio=0.2,seed=1", "ratio=0.2,seed=2"]
-    assert "a sweep of 4 runs, 4 complete" in str(status(stand_in.root))
-    assert {
-        job.what for job in stand_in.submit(sweep=["pruner.ratio=0.1,0.2", "model.seed=1,2"]).values()
-    } == {
-        "complete",
-        "submitted",
-    }
-
-
-def test_cancel_ends_every_run_of_a_sweep(cluster, stand_in):
-    jobs = stand_in.submit("--fake.pace=1", sweep=["pruner.ratio=0.1,0.2"])
-    cluster.until(lambda: list(stand_in.root.glob("*/trace")), "a run begins")
-    assert set(cancel(stand_in.root)) == {job.job for job in jobs.values()}
-    cluster.until(lambda: count_jobs() == 0, "the queue is empty")
-    assert "a sweep of 2 runs, 0 complete" in str(status(stand_in.root))
