@@ -74,7 +74,7 @@ def take(folder: JobFolder, run: RunFolder, env: Mapping[str, str]) -> None:
 
 
 def job_name(env: Mapping[str, str]) -> str:
-    """The job's id; in an array, the array's and the task's number: the bare id of one task is the array's."""
+    """The job's id; in an array the array's and the task's number, as the id of one task is the array's."""
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env["SLURM_JOB_ID"]
