@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from pruner.groups import Shapes, count_parameters
 
+DEFAULT_RATIO = 0.2
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -12,10 +14,11 @@ class Budget:
 
     Attributes:
         ratio: share of the decoder layers' parameters to remove, in [0, 1); embeddings and head not counted.
+            0.2 where no target is given either.
         round_to: MLP widths become multiples of this; None for the largest power of two, up to 64, that is
             no more than 1 % of the width.
-        target_parameters: parameters that the whole model may have left. A target takes the place of `ratio`,
-            and only one may be given.
+        target_parameters: parameters that the whole model may have left. Of this, the other targets and
+            `ratio`, one may be given.
         target_bytes: bytes that they may take.
         bytes_per_parameter: in the type that they will be kept in: 2 for bfloat16, 0.5 for four bits.
         target_macs: multiply-accumulates for each token of a pass over 128, as in `llm-prune evaluate`.
@@ -26,7 +29,7 @@ class Budget:
             (SLEB, Song et al. 2024); widths give the rest of the budget.
     """
 
-    ratio: float = 0.2
+    ratio: float | None = None
     round_to: int | None = None
     target_parameters: int | None = None
     target_bytes: int | None = None
@@ -37,7 +40,7 @@ class Budget:
     layers: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
+        if self.ratio is not None and not 0 <= self.ratio < 1:
             raise ValueError(
                 f"budget.ratio is the share of parameters to remove and must be in [0, 1), got {self.ratio}; "
                 "for '20 % smaller' write 0.2"
@@ -48,10 +51,23 @@ class Budget:
         given = {name: value for name, value in targets.items() if value is not None}
         if len(given) > 1 or any(value <= 0 for value in (*given.values(), self.bytes_per_parameter)):
             raise ValueError(f"of the budget's targets one may be given, above 0; got {given}")
+        if given and self.ratio is not None:
+            raise ValueError(
+                f"budget.ratio is {self.ratio}, and {given} is asked for too: both say how much goes; leave "
+                "the target out, or set budget.ratio to null"
+            )
         if self.tensor_parallel < 1:
             raise ValueError(f"budget.tensor_parallel counts GPUs, from 1; got {self.tensor_parallel}")
         if self.layers < 0:
             raise ValueError(f"budget.layers counts decoder layers to remove, got {self.layers}")
+
+    @property
+    def share(self) -> float | None:
+        """The share of the decoder that is to go, None where a target says how much."""
+        has_target = any(
+            value is not None for name, value in vars(self).items() if name.startswith("target_")
+        )
+        return DEFAULT_RATIO if self.ratio is None and not has_target else self.ratio
 
     @property
     def is_measured(self) -> bool:
@@ -68,7 +84,7 @@ class Budget:
         if self.target_bytes is not None:
             target = int(self.target_bytes / self.bytes_per_parameter)
         if target is None:
-            return self.ratio * decoder_parameters(shapes, layers)
+            return (self.share or 0.0) * decoder_parameters(shapes, layers)
         whole = count_parameters(shapes, [], {})
         if target > whole:
             raise ValueError(

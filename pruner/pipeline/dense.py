@@ -133,7 +133,7 @@ class Dense:
             criterion=settings.criterion,
             budget={
                 **dataclasses.asdict(settings.budget),
-                "ratio": settings.budget.ratio if settings.kinds else None,
+                "ratio": settings.budget.share if settings.kinds else None,
                 "reached_ratio": 1 - rest_of_decoder / decoder,
                 "reached_ratio_of_all": 1 - rest / whole,
                 "parameters": rest,

@@ -67,4 +67,4 @@ def part(dense: Dense, now: Dense, budget: Budget, share: float) -> Budget:
     gone = decoder_parameters(dense.shapes, [layers[number] for number in dense.dropped])
     away = gone + share * (budget.asked(dense.shapes, layers) - gone)
     left = min(round(count_parameters(dense.shapes, [], {}) - away), count_parameters(now.shapes, [], {}))
-    return replace(budget, target_parameters=left, target_bytes=None)
+    return replace(budget, ratio=None, target_parameters=left, target_bytes=None)

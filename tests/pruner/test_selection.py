@@ -164,3 +164,11 @@ def test_steps_too_coarse_for_the_budget_are_refused_with_the_nearest_ones(tiny,
     for ratio in re.search(r"nearest are (\S+) and (\S+):", str(error.value)).groups():
         removed = allocate(groups, shapes, structure.layers, Budget(float(ratio), round_to=half))
         assert reached(tiny, structure, removed) == pytest.approx(float(ratio), abs=2e-4)
+
+
+def test_a_ratio_and_a_target_are_not_both_given_and_neither_is_a_fifth(tiny, structure):
+    with pytest.raises(ValueError, match=r"both say how much goes; .* set budget.ratio to null"):
+        Budget(0.3, target_bytes=10)
+    decoder = decoder_parameters(shapes_of(tiny), structure.layers)
+    assert Budget().asked(shapes_of(tiny), structure.layers) == pytest.approx(0.2 * decoder)
+    assert Budget(target_parameters=1).share is None
