@@ -29,7 +29,7 @@ from pruner.evaluation.models import Evaluation, evaluate_models
 from pruner.evaluation.models import check as check_evaluation
 from pruner.evaluation.summary import terminal_table
 from pruner.pipeline import PruningSettings
-from pruner.run_folder import RunFolder, done_record, mark_done
+from pruner.run_folder import RunFolder, done_record, filled, mark_done
 from pruner.stages import check_stage
 from slurm.settings import Slurm
 
@@ -112,7 +112,14 @@ class RunCommand(LightningCLI):
         check_evaluation(self.config_init.evaluation)
         text = self.parser.dump(self.config, skip_none=False)
         there = self.run_folder.config
-        found = definition(yaml.safe_load(there.read_text())) if there.exists() else None
+        found = None
+        if there.exists():
+            defaults = yaml.safe_load(
+                self.parser.dump(
+                    self.parser.get_defaults(skip_validation=True), skip_none=False, skip_validation=True
+                )
+            )
+            found = definition(filled(yaml.safe_load(there.read_text()), defaults))
         self.run_folder.claim(text, definition(yaml.safe_load(text)), found)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer | None:

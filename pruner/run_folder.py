@@ -119,6 +119,17 @@ def differences(left: Any, right: Any, at: str = "") -> Iterator[str]:
         yield f"{at}: {left!r} -> {right!r}"
 
 
+def filled(older: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older release wrote, with the defaults of what only a newer one asks."""
+    whole = {**defaults, **older}
+    return {
+        key: filled(value, defaults[key])
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+        else value
+        for key, value in whole.items()
+    }
+
+
 def content_identity(name_or_path: str) -> str:
     """A short digest of a model or data file's content; of the name alone where it is no local path.
 

@@ -15,7 +15,7 @@ from pruner.pipeline import PruningSettings, prune
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.records import read_records
-from pruner.run_folder import RunFolder, content_identity, differences, done_record, mark_done
+from pruner.run_folder import RunFolder, content_identity, differences, done_record, filled, mark_done
 
 
 def is_pruned(run: RunFolder, record: Mapping[str, Any]) -> bool:
@@ -25,6 +25,8 @@ def is_pruned(run: RunFolder, record: Mapping[str, Any]) -> bool:
         ValueError: it holds one of others.
     """
     finished = done_record(run.pruned)
+    if finished is not None:
+        finished = filled(finished, {"settings": plain(PruningSettings())})
     if finished is not None and finished != record:
         differing = "; ".join(list(differences(finished, record))[:5])
         raise ValueError(
@@ -114,6 +116,12 @@ def stage_record(
     return {
         "model": content_identity(model_name_or_path),
         "dtype": dtype,
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
+        "settings": plain(settings),
         "texts": [content_identity(str(Path(text))) for text in texts if text],
     }
+
+
+def plain(settings: PruningSettings) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    return values

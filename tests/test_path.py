@@ -136,6 +136,22 @@ def test_a_pruned_folder_is_used_as_it_is(copied, options):
     assert (copied / "pruned" / "DONE").stat().st_mtime_ns == before
 
 
+def test_a_run_of_an_older_release_goes_on_with_the_defaults_of_what_is_new(copied, options):
+    """Its configuration and its record of the pruned model lack the settings that have been added since."""
+    for name in ("DONE", "recovered/DONE"):
+        (copied / name).unlink()
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    record = json.loads((copied / "pruned" / "DONE").read_text())
+    for pruner in (config["pruner"], record["settings"]):
+        del pruner["rounds"], pruner["budget"]["layers"]
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    (copied / "pruned" / "DONE").write_text(json.dumps(record))
+    shutil.rmtree(copied / "checkpoints")
+    before = (copied / "pruned" / "DONE").stat().st_mtime_ns
+    assert cli.main(["fit", *options, f"--run_dir={copied}"]) == 0
+    assert (copied / "pruned" / "DONE").stat().st_mtime_ns == before
+
+
 def test_validate_measures_the_newest_model(finished, options, capsys):
     status = cli.main(["validate", *options, f"--run_dir={finished}"])
     assert status == 0
