@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 # One thread for each of the processes that share the cores; tests of one file stay together.
 TESTS  := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
 
+SLURM_TESTS := tests/slurm
+
 .PHONY: demo docs test test-slow test-cuda test-slurm test-llamacpp test-vllm test-compat check clean
 .DELETE_ON_ERROR:
 
@@ -29,8 +31,9 @@ test-slow: $(VENV)/ready
 test-cuda: $(VENV)/ready
 	$(BIN)/pytest -m cuda -rs
 
+# Starts a SLURM of three nodes on this machine; where it cannot, one line says why.
 test-slurm: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm -rs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm -rs $(SLURM_TESTS)
 
 test-compat: $(VENV)/ready
 	$(BIN)/pytest -m network -rs
