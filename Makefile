@@ -33,7 +33,7 @@ test-cuda: $(VENV)/ready
 
 # Starts a SLURM of three nodes on this machine; where it cannot, one line says why.
 test-slurm: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm -rs $(SLURM_TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm $(SLURM_TESTS)
 
 test-compat: $(VENV)/ready
 	$(BIN)/pytest -m network -rs
