@@ -35,6 +35,7 @@ def test_a_rendered_script_is_clean_shell_whatever_its_paths_are(tmp_path, stage
     assert shellcheck(script) == ""
     assert "#SBATCH --gpus-per-node=8\n" in script.read_text()
     assert "#SBATCH --requeue --open-mode=append\n" in script.read_text()
+    assert script.read_text().count("--signal=") == 1
 
 
 @pytest.mark.slurm
