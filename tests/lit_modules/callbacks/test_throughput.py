@@ -66,14 +66,20 @@ def test_without_a_known_peak_no_share_of_it_is_claimed(fit):
 
 def test_waiting_for_data_is_seen(fit, make_data):
     data = make_data()
-    slow = data._training_picks
+    fast = data.train_dataloader
 
-    def picks():
-        for pick in slow():
+    def slow():
+        loader = fast()
+        collate = loader.collate
+
+        def collate_slowly(pick):
             time.sleep(0.5)
-            yield pick
+            return collate(pick)
 
-    data._training_picks = picks
+        loader.collate = collate_slowly
+        return loader
+
+    data.train_dataloader = slow
     metrics = Metrics()
     fit(data=data, callbacks=[Throughput(), metrics], log_every_n_steps=2, max_steps=2)
     assert metrics.logged[-1]["data_wait"] > 0.5
