@@ -52,7 +52,12 @@ def quieten() -> None:
         logging.getLogger(room).setLevel(logging.INFO)
         logging.getLogger(room).addHandler(handler)
     warnings.simplefilter("ignore", FutureWarning)
-    for chatter in (".*srun.* command is available", ".*LeafSpec", ".*weights_only.* was not set"):
+    for chatter in (
+        ".*srun.* command is available",
+        ".*LeafSpec",
+        ".*weights_only.* was not set",
+        ".*your dataloader is not resumable",  # the data module knows its position
+    ):
         warnings.filterwarnings("ignore", message=chatter)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
