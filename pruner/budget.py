@@ -47,8 +47,7 @@ class Budget:
             )
         if self.round_to is not None and self.round_to < 1:
             raise ValueError(f"budget.round_to must be 1 or more, got {self.round_to}; 1 means no rounding")
-        targets = {name: value for name, value in vars(self).items() if name.startswith("target_")}
-        given = {name: value for name, value in targets.items() if value is not None}
+        given = self.targets
         if len(given) > 1 or any(value <= 0 for value in (*given.values(), self.bytes_per_parameter)):
             raise ValueError(f"of the budget's targets one may be given, above 0; got {given}")
         if given and self.ratio is not None:
@@ -62,12 +61,15 @@ class Budget:
             raise ValueError(f"budget.layers counts decoder layers to remove, got {self.layers}")
 
     @property
+    def targets(self) -> dict[str, float]:
+        """The targets that are given, by name."""
+        names = (name for name in vars(self) if name.startswith("target_"))
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
     def share(self) -> float | None:
         """The share of the decoder that is to go, None where a target says how much."""
-        has_target = any(
-            value is not None for name, value in vars(self).items() if name.startswith("target_")
-        )
-        return DEFAULT_RATIO if self.ratio is None and not has_target else self.ratio
+        return DEFAULT_RATIO if self.ratio is None and not self.targets else self.ratio
 
     @property
     def is_measured(self) -> bool:

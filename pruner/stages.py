@@ -25,14 +25,15 @@ def is_pruned(run: RunFolder, record: Mapping[str, Any]) -> bool:
         ValueError: it holds one of others.
     """
     finished = done_record(run.pruned)
-    if finished is not None:
-        finished = filled(finished, {"settings": plain(PruningSettings())})
-    if finished is not None and finished != record:
+    if finished is None:
+        return False
+    finished = filled(finished, {"settings": plain(PruningSettings())})
+    if finished != record:
         differing = "; ".join(list(differences(finished, record))[:5])
         raise ValueError(
             f"{run.pruned} was pruned from other inputs (there -> here): {differing}. Choose another run_dir"
         )
-    return finished is not None
+    return True
 
 
 def prune_into(

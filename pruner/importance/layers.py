@@ -46,11 +46,7 @@ def least_missed(
     Raises:
         ValueError: not so many layers may go, or a loss is not finite.
     """
-    if number > len(candidates):
-        raise ValueError(
-            f"budget.layers asks for {number} decoder layers, and {len(candidates)} of {group.num_units} are "
-            "not protected; ask for fewer, or lower protect_first and protect_last"
-        )
+    check_number(number, group, candidates)
     stand_ins = bypasses(model, group.modules, input_ids[:1].to(model.device))
 
     def loss_without(*layers: int) -> float:
@@ -72,6 +68,16 @@ def least_missed(
             rises[layer] = loss_without(*gone, layer) - before
         gone.append(min((layer for layer in candidates if layer not in gone), key=lambda n: rises[n].item()))
     return tuple(sorted(gone)), rises
+
+
+def check_number(number: int, group: Group, candidates: Collection[int]) -> None:
+    """Raise ValueError unless so many of the group's layers may go, and one stays."""
+    if number > min(len(candidates), group.num_units - 1):
+        raise ValueError(
+            f"budget.layers asks for {number} decoder layers, and {len(candidates)} of {group.num_units} are "
+            "not protected, of which one must stay if all are; ask for fewer, or lower protect_first and "
+            "protect_last"
+        )
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from pruner.bypass import bypassed, bypasses
 from pruner.calibration import CalibrationData
-from pruner.importance.layers import least_missed
+from pruner.importance.layers import check_number, least_missed
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.settings import PruningSettings
 from pruner.progress import Track
@@ -47,12 +47,7 @@ def layers_to_go(dense: Dense, settings: PruningSettings, scores: Mapping[str, T
         return ()
     group = dense.layer_group
     candidates = list(settings.unprotected(group.num_units))
-    if number > min(len(candidates), group.num_units - 1):
-        raise ValueError(
-            f"budget.layers asks for {number} decoder layers, and {len(candidates)} of {group.num_units} are "
-            "not protected, of which one must stay if all are; ask for fewer, or lower protect_first and "
-            "protect_last"
-        )
+    check_number(number, group, candidates)
     if group.name in scores:
         candidates.sort(key=lambda layer: -scores[group.name][layer].item())
     return tuple(sorted(candidates[-number:]))

@@ -19,6 +19,7 @@ from pruner.pipeline.measured import settled
 from pruner.pipeline.refitting import compensate
 from pruner.pipeline.replaying import replay
 from pruner.pipeline.rounds import prune_in_rounds
+from pruner.pipeline.scoring import scored
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.pipeline.walk import compress
 from pruner.plan import PruningPlan
@@ -100,22 +101,11 @@ def prune_at_once(
     """Score all units on the dense model, choose, remove and compensate."""
     assert data is not None
     assert settings.compensation is not None
-    input_ids = data.input_ids
-    seed = settings.calibration.seed
     with without_layers(model, dense, data):
-        scores = estimate_importance(
-            model,
-            groups,
-            input_ids,
-            settings.criterion,
-            settings.reduction,
-            seed=seed,
-            track=track,
-            ranks=ranks,
-        )
+        scores = scored(model, groups, settings, data, track, ranks)
     removed = dense.allocate(groups, settings.budget, settings.granularity, scores)
     kept = {group.name: lowest(scores[group.name], removed[group.name]) for group in groups}
-    compensate(model, dense, kept, input_ids, settings.compensation, track, ranks)
+    compensate(model, dense, kept, data.input_ids, settings.compensation, track, ranks)
     return kept, scores
 
 

@@ -11,8 +11,8 @@ from pruner.budget import Budget, decoder_parameters
 from pruner.calibration import CalibrationData
 from pruner.discovery import discover
 from pruner.groups import Group, Kept, count_parameters
-from pruner.importance import estimate_importance
 from pruner.pipeline.dense import Dense
+from pruner.pipeline.scoring import scored
 from pruner.pipeline.settings import PruningSettings
 from pruner.progress import Track
 from pruner.ranks import Ranks
@@ -41,16 +41,7 @@ def prune_in_rounds(
     for turn in range(1, rounds + 1):
         now = dense if turn == 1 else replace(Dense.of(model, discover(model)), dropped=dense.dropped)
         here = [group for group in now.structure.groups if group.name in kept]
-        found = estimate_importance(
-            model,
-            here,
-            None if data is None else data.input_ids,
-            settings.criterion,
-            settings.reduction,
-            seed=settings.calibration.seed,
-            track=track,
-            ranks=ranks,
-        )
+        found = scored(model, here, settings, data, track, ranks)
         budget = settings.budget if rounds == 1 else part(dense, now, settings.budget, turn / rounds)
         removed = now.allocate(here, budget, settings.granularity, found)
         stay = {group.name: lowest(found[group.name], removed[group.name]) for group in here}
