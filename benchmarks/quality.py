@@ -1,12 +1,12 @@
-"""Which pruning keeps the model: SmolLM2-135M, methods × ratios × seeds, before and after equal recovery.
+"""Which pruning keeps the model: SmolLM2-135M, methods × ratios × seeds, before any recovery.
 
     python benchmarks/quality.py [--data ../shared/data] [--methods default] [--ratios 0.2] [--seeds 0 1 2]
-        [--stages pruned recovered] [--runs runs/quality]
+        [--runs runs/quality]
 
-Calibrates on C4, recovers by LoRA on Alpaca, reports perplexity on the first 20,480 tokens of WikiText-2's
-test split at windows of 128 and 1,024. A row that benchmarks/results/quality.json has is not made again, and
-a run that was broken off goes on from its folder in --runs. LLM-Pruner's row is the better of pruning with
-and without key-value groups.
+Calibrates on C4, reports perplexity on the first 20,480 tokens of WikiText-2's test split at windows of 128
+and 1,024. A row that benchmarks/results/quality.json has is not made again, and a run that was broken off
+goes on from its folder in --runs. LLM-Pruner's row is the better of pruning with and without key-value
+groups. Rows after recovery come from benchmarks/recovery.py.
 """
 
 import argparse
@@ -82,7 +82,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.2, 0.4])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--stages", nargs="+", choices=("pruned", "recovered"), default=["pruned"])
     options = parser.parse_args()
     for file in (*NEEDED.values(), REPORTED):
         if not (options.data / file).exists():
@@ -92,10 +91,8 @@ def parse() -> argparse.Namespace:
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """The rows asked for, a seed after the other."""
-    for stage, seed, removed, method in product(
-        options.stages, options.seeds, options.ratios, options.methods
-    ):
-        yield Case(method, removed, seed, stage)
+    for seed, removed, method in product(options.seeds, options.ratios, options.methods):
+        yield Case(method, removed, seed, "pruned")
 
 
 def measure(case: Case, data: Path, runs: Path) -> dict[str, Any]:
@@ -104,14 +101,14 @@ def measure(case: Case, data: Path, runs: Path) -> dict[str, Any]:
     for number, settings in enumerate(METHODS[case.method]):
         folder = runs / f"{case.method}-{number}-{case.removed}-{case.seed}"
         make(case, settings, data, folder)
-        found.append({**described(case), **perplexities(folder / case.stage, data)})
+        found.append({**described(case), **perplexities(folder / "pruned", data)})
         if not attention_lost(folder / "plan.json"):
             break  # the settings that leave attention alone would give the same model
     return min(found, key=lambda row: row["perplexity_128"])
 
 
 def make(case: Case, settings: Mapping[str, Any], data: Path, folder: Path) -> None:
-    """Prune, and recover if asked, into a run folder."""
+    """Prune into a run folder."""
     arguments = {
         "config": ROOT / "configs/smollm2-135m.yaml",
         "run_dir": folder,
@@ -121,8 +118,7 @@ def make(case: Case, settings: Mapping[str, Any], data: Path, folder: Path) -> N
         "pruner.calibration.seed": case.seed,
         **settings,
     }
-    command = "prune" if case.stage == "pruned" else "fit"
-    if status := cli.main([command, *(f"--{name}={value}" for name, value in arguments.items())]):
+    if status := cli.main(["prune", *(f"--{name}={value}" for name, value in arguments.items())]):
         raise SystemExit(status)
 
 
