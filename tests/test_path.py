@@ -136,6 +136,14 @@ def test_a_pruned_folder_is_used_as_it_is(copied, options):
     assert (copied / "pruned" / "DONE").stat().st_mtime_ns == before
 
 
+def test_a_folder_for_streams_that_is_not_there_is_refused_before_a_weight_is_read(options, tmp_path, capsys):
+    missing = tmp_path / "nowhere"
+    refit = f"--pruner.compensation={{streams: {missing}}}"
+    assert cli.main(["prune", *options, f"--run_dir={tmp_path / 'run'}", refit]) == 2
+    assert f"compensation.streams must be a folder that is there, got {missing}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_an_older_release_goes_on_with_the_defaults_of_what_is_new(copied, options):
     """Its configuration and its record of the pruned model lack the settings that have been added since."""
     for name in ("DONE", "recovered/DONE"):

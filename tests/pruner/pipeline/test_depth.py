@@ -122,6 +122,17 @@ def test_behind_a_layer_that_goes_the_walk_refits_the_shorter_model_to_the_dense
     torch.testing.assert_close(seen[0][1].to(targets), targets, rtol=1e-4, atol=1e-5)
 
 
+def test_a_layer_with_a_forward_of_its_own_gets_it_back():
+    """As accelerate's hooks leave one on each module."""
+    model = tiny_model("llama")
+    name = discover(model).layers[1]
+    layer = model.get_submodule(name)
+    layer.forward = own = layer.forward
+    with bypassed(model, bypasses(model, [name], IDS)):
+        assert layer.forward is not own
+    assert layer.forward is own
+
+
 @pytest.fixture
 def stories(data):
     from pruner.checkpoint import load_tokenizer

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +118,8 @@ def test_streams_on_disk_give_the_same_model_and_leave_nothing_behind(model, tok
 def test_a_stream_in_a_file_is_as_good_as_one_in_memory_and_is_refused_where_there_is_no_folder(tmp_path):
     stream = room((3, 5, 2), torch.bfloat16, torch.device("cpu"), str(tmp_path))
     stream.copy_(torch.arange(30).view(3, 5, 2))
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    assert [line.split()[1] for line in mapped] == ["rw-s"]  # the file's own pages, not a copy of them
     assert torch.equal(beside(stream, None), stream)
     with pytest.raises(OSError, match="nowhere"):
         room((3, 5, 2), torch.float32, torch.device("cpu"), str(tmp_path / "nowhere"))
