@@ -32,7 +32,12 @@ def test_the_demo_makes_a_smaller_model_and_wins_some_of_its_quality_back(tmp_pa
 def demo():
     """What `make demo` runs, without making the environment."""
     made = [f"--old-file={ENVIRONMENT / 'ready'}", f"VENV={ENVIRONMENT}"]
-    shown = subprocess.run(["make", "--dry-run", *made, "demo"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    shown = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", *made, "demo"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
     (command,) = shown.stdout.decode().splitlines()
     return shlex.split(command)
 

@@ -1,5 +1,6 @@
 """One recovery as a process of its own, to be run by several ranks and killed: `fit_process.py SETTINGS`."""
 
+import faulthandler
 import json
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ class Diary(Callback):
 
 
 def main(settings):
+    faulthandler.enable()  # SIGABRT: every thread says where it is
     torch.set_num_threads(1)
     register_strategies()
     seed_everything(7, verbose=False)

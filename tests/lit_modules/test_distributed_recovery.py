@@ -61,7 +61,20 @@ class Run:
         )
 
     def finish(self):
-        assert self.start().wait(timeout=240) == 0, (self.folder / "output.txt").read_text()[-3000:]
+        assert self.end(self.start()) == 0, self.said
+
+    def end(self, process):
+        """Its exit code; one that hangs is made to say where, as are its children, and fails the test."""
+        try:
+            return process.wait(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGABRT)
+            process.wait()
+            pytest.fail(f"hung:\n{self.said}")
+
+    @property
+    def said(self):
+        return (self.folder / "output.txt").read_text()[-20_000:]
 
     def kill_after(self, num_batches, number=signal.SIGKILL):
         """Start, wait until rank 0 has trained that many batches in this start, and send a signal."""
@@ -76,7 +89,7 @@ class Run:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        return process.wait(timeout=120)
+        return self.end(process)
 
     def diaries(self, rank):
         return sorted((self.folder / "diary").glob(f"rank{rank}-*"))
@@ -149,6 +162,6 @@ def test_a_bad_record_ends_every_rank_at_once(make_run, tmp_path):
     run = make_run("bad")
     run.settings["data"]["path"] = str(bad)
     start = time.perf_counter()
-    assert run.start().wait(timeout=120) != 0
+    assert run.end(run.start()) != 0
     assert time.perf_counter() - start < 60
-    assert "bad.jsonl:1: the field output is empty" in (run.folder / "output.txt").read_text()
+    assert "bad.jsonl:1: the field output is empty" in run.said
