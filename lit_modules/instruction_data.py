@@ -61,7 +61,7 @@ class InstructionData(LightningDataModule):
                 length), or packed (several in a row of `pack_length`, each attending to itself alone).
             pack_length: tokens of a packed row; null: max_length.
             validation_share: share of the examples held out, chosen by a hash of their text.
-            num_workers: processes that collate batches.
+            num_workers: threads that collate batches ahead; 0 collates when a batch is due.
             seed: of the order of the examples.
             split: of a hub data set.
             answers: with path `self`: the prompts, and how the dense model answers them.

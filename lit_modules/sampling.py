@@ -1,16 +1,22 @@
 """Which bundles come next, as a pure function of one number: how many have been consumed."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from lit_modules.bundling import Bundling, Rows
+
+BATCHES_AHEAD = 2
+"""Of each thread."""
 
 FILLER = np.array([-1])
 """A bundle of no sample."""
@@ -115,11 +121,14 @@ def held_out_picks(bundling: Bundling, share: Share) -> Iterator[Pick]:
 
 
 class Loader:
-    """Batches from picks, collated by worker processes.
+    """Batches from picks, collated ahead by threads.
 
-    Not a DataLoader itself, so that no trainer replaces its sampler; what to pick is asked for when the
-    first batch is, not when the iterator is made, so a restored position counts. `waited` adds up the
-    seconds that no batch was ready.
+    Threads and no processes: a process of training has native threads, and a fork of it may hang (Python up
+    to 3.11.9 does in its own lock, cpython issue 112275), nor need the samples be copied or shared.
+
+    Not a DataLoader, so that no trainer replaces its order; what to pick is asked for when the first batch
+    is, not when the iterator is made, so a restored position counts. `waited` adds up the seconds that no
+    batch was ready.
     """
 
     def __init__(
@@ -143,7 +152,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches; draws nothing from the global random state."""
-        batches = iter(self._processes())
+        batches = self._ahead() if self.num_workers else map(self._batch, self.picks())
         while True:
             start = time.perf_counter()
             try:
@@ -153,35 +162,21 @@ class Loader:
             self.waited += time.perf_counter() - start
             yield batch
 
-    def _processes(self) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
-            _Collated(self.collate),
-            batch_size=None,
-            sampler=_Once(self.picks()),
-            collate_fn=_unchanged,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator().manual_seed(0),
-        )
+    def _ahead(self) -> Iterator[dict[str, Any]]:
+        """Batches in order, while the threads collate those to come."""
+        picks = self.picks()
+        pool = ThreadPoolExecutor(self.num_workers, "collate")
+        first = islice(picks, BATCHES_AHEAD * self.num_workers)
+        batches = deque(pool.submit(self._batch, pick) for pick in first)
+        while batches:
+            batch = batches.popleft()
+            batches.extend(pool.submit(self._batch, pick) for pick in islice(picks, 1))
+            yield batch.result()
 
-
-class _Once:
-    """A sampler out of an iterator."""
-
-    def __init__(self, picks: Iterator[Pick]) -> None:
-        self.picks = picks
-
-    def __iter__(self) -> Iterator[Pick]:
-        return self.picks
-
-
-class _Collated(Dataset[dict[str, Any]]):
-    def __init__(self, collate: Callable[[Pick], dict[str, Any]]) -> None:
-        self.collate = collate
-
-    def __getitem__(self, pick: Any) -> dict[str, Any]:
-        return self.collate(pick)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+    def _batch(self, pick: Pick) -> dict[str, Any]:
+        batch = self.collate(pick)
+        if self.pin_memory:
+            return {
+                name: each.pin_memory() if isinstance(each, Tensor) else each for name, each in batch.items()
+            }
+        return batch

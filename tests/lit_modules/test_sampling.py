@@ -1,6 +1,8 @@
 """The order of rows depends on the seed and the position alone."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -105,3 +107,46 @@ def test_a_loader_leaves_the_random_state_alone(num_workers):
     loader = Loader(lambda: held_out_picks(alone(3), Share(1)), 3, as_batch, num_workers)
     assert len(list(loader)) == 3
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def counted_picks():
+    return (Pick([np.array([row])], row, 1.0) for row in range(12))
+
+
+def collating():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("collate")]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 4])
+def test_batches_come_in_the_order_of_their_picks_whichever_is_ready_first(num_workers):
+    def later_ones_sooner(pick):
+        time.sleep(0.003 * (3 - pick.position % 4))
+        return as_batch(pick)
+
+    loader = Loader(counted_picks, 12, later_ones_sooner, num_workers)
+    assert [batch["rows"].item() for batch in loader] == list(range(12))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_that_cannot_be_collated_is_said_where_it_is_due(num_workers):
+    def fails_at_five(pick):
+        if pick.position == 5:
+            raise OSError("the disk is gone")
+        return as_batch(pick)
+
+    batches = iter(Loader(counted_picks, 12, fails_at_five, num_workers))
+    assert [next(batches)["rows"].item() for _ in range(5)] == list(range(5))
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+
+
+def test_a_loader_left_midway_leaves_no_thread_behind():
+    batches = iter(Loader(counted_picks, 12, as_batch, num_workers=2))
+    next(batches)
+    assert collating()
+    batches.close()
+    for _ in range(1000):
+        if not collating():
+            return
+        time.sleep(0.01)
+    pytest.fail(f"still there: {collating()}")
