@@ -166,12 +166,15 @@ class Loader:
         """Batches in order, while the threads collate those to come."""
         picks = self.picks()
         pool = ThreadPoolExecutor(self.num_workers, "collate")
-        first = islice(picks, BATCHES_AHEAD * self.num_workers)
-        batches = deque(pool.submit(self._batch, pick) for pick in first)
-        while batches:
-            batch = batches.popleft()
-            batches.extend(pool.submit(self._batch, pick) for pick in islice(picks, 1))
-            yield batch.result()
+        try:
+            first = islice(picks, BATCHES_AHEAD * self.num_workers)
+            batches = deque(pool.submit(self._batch, pick) for pick in first)
+            while batches:
+                batch = batches.popleft()
+                batches.extend(pool.submit(self._batch, pick) for pick in islice(picks, 1))
+                yield batch.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _batch(self, pick: Pick) -> dict[str, Any]:
         batch = self.collate(pick)
