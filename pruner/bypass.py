@@ -46,8 +46,8 @@ def bypasses(model: nn.Module, layers: Collection[str], input_ids: Tensor) -> di
 
 
 @contextmanager
-def bypassed(model: nn.Module, stand_ins: Mapping[str, Bypass]) -> Iterator[None]:
-    """Meanwhile the residual stream passes the named layers by."""
+def bypassed(model: nn.Module, stand_ins: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Meanwhile the residual stream passes the named layers by, or whatever stands in for their `forward`."""
     shadowed = {}
     for name, stand_in in stand_ins.items():
         own = vars(model.get_submodule(name))

@@ -11,6 +11,9 @@ class Compensation:
         damping: pull towards the dense weights, relative to the mean square of the inputs.
         drift: share of the residual stream's drift so far that a refit makes good, 0 to 1.
         batch_size: samples that walk through a layer at once; no influence on the result.
+        epochs: passes over the text in which the decoder's weights, all of them, learn the dense model's
+            predictions once the refits are done; 0 for none.
+        learning_rate: of those passes, relative to the root mean square of each weight matrix.
         streams: folder for the two streams of hidden states as files, where memory has no room; no influence
             on the result.
     """
@@ -18,6 +21,8 @@ class Compensation:
     damping: float = 0.1
     drift: float = 0.5
     batch_size: int = 16
+    epochs: int = 1
+    learning_rate: float = 2e-3
     streams: str | None = None
 
     def __post_init__(self) -> None:
@@ -25,4 +30,9 @@ class Compensation:
             raise ValueError(
                 "compensation needs damping above 0, drift between 0 and 1 and batch_size of at least 1, got "
                 f"{self.damping}, {self.drift} and {self.batch_size}"
+            )
+        if self.epochs < 0 or self.learning_rate <= 0:
+            raise ValueError(
+                "compensation needs epochs of at least 0 and a learning_rate above 0, got "
+                f"{self.epochs} and {self.learning_rate}"
             )

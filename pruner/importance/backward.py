@@ -1,21 +1,14 @@
 """Backward passes over calibration samples in which nothing that is not asked for is kept."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from pruner.gradients import at_once
 from pruner.progress import Track
 from pruner.ranks import Ranks
-
-Receive = Callable[[str, Tensor], None]
-
-TOKENS_AT_ONCE = 512
-"""Of a pass that keeps activations: at most 34 × width bytes for a token and layer (Korthikanti et al. 2022,
-section 4.1), a third of the weights of a Llama of 7B."""
 
 IGNORED = -100
 """Target of the last token, which none follows; its logits stay, as a slice would copy all others."""
@@ -50,11 +43,6 @@ def backward(model: PreTrainedModel, batch: Tensor, first: int, num_samples: int
     (losses.sum() / num_samples).backward()
 
 
-def at_once(input_ids: Tensor, batch_size: int | None) -> int:
-    """Samples in one pass: as many as asked for, or as make up `TOKENS_AT_ONCE`."""
-    return batch_size or max(1, TOKENS_AT_ONCE // input_ids.shape[1])
-
-
 def sweep(
     model: PreTrainedModel, input_ids: Tensor, batch_size: int | None, track: Track, ranks: Ranks
 ) -> None:
@@ -80,38 +68,3 @@ def parameters_of(model: nn.Module, names: Collection[str]) -> dict[str, nn.Para
                 "model unquantised, or score by activations or at random"
             )
     return found
-
-
-@contextmanager
-def streamed_gradients(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], receive: Receive
-) -> Iterator[None]:
-    """Give each gradient to `receive` as soon as a backward pass has completed it, then free it.
-
-    Nothing else of the model asks for gradients meanwhile; afterwards everything is as before.
-    """
-    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    training = model.training
-    hooks = []
-
-    def hook(name: str) -> Callable[[Tensor], None]:
-        def give(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            receive(name, parameter.grad)
-            parameter.grad = None
-
-        return give
-
-    try:
-        model.eval().requires_grad_(False)
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(True)
-            hooks.append(parameter.register_post_accumulate_grad_hook(hook(name)))
-        with torch.enable_grad():
-            yield
-    finally:
-        for handle in hooks:
-            handle.remove()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(asked[name])
-        model.train(training)

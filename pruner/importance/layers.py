@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pruner.bypass import bypassed, bypasses
+from pruner.gradients import at_once
 from pruner.groups import Group
-from pruner.importance.backward import at_once, language_loss
+from pruner.importance.backward import language_loss
 from pruner.progress import Track, silent
 from pruner.ranks import ALONE, Ranks
 

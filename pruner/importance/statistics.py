@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pruner.gradients import at_once
 from pruner.groups import Group
 from pruner.importance.activations import observed, project
-from pruner.importance.backward import at_once
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks

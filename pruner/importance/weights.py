@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pruner.gradients import streamed_gradients
 from pruner.groups import Group
-from pruner.importance.backward import backward, parameters_of, streamed_gradients
+from pruner.importance.backward import backward, parameters_of
 from pruner.importance.criteria import REDUCTIONS, WeightCriterion
 from pruner.progress import Track, silent
 from pruner.ranks import ALONE, Ranks

@@ -50,7 +50,7 @@ def replay(
             f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
         )
     streams = settings.compensation.streams if settings.compensation else None
-    refit = Compensation(**{**plan.compensation, "streams": streams})
+    refit = Compensation(**{"epochs": 0, **plan.compensation, "streams": streams})  # an older plan has none
     ranks = Ranks.of_group(len(data.input_ids)) if together else ALONE
     dense = replace(whole, dropped=plan.dropped)
     compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pruner.compensation import Compensation
+from pruner.compensation.distilling import distil
 from pruner.compensation.least_squares import Moments, refit
 from pruner.compensation.room import beside
 from pruner.compensation.streams import Call, Passage, advance, enter, is_residual, layer_calls, watch
@@ -37,7 +38,8 @@ def compress(
     """Prune `groups` in place, layer by layer; beside the model one dense layer and two streams are kept.
 
     The streams are the hidden states of all samples in the dense and in the pruned model; up to the first
-    layer that is pruned they are one.
+    layer that is pruned they are one. With `settings.epochs` the dense one goes on to the end, for the
+    pruned model to learn from.
 
     Args:
         model: dense; afterwards pruned and compensated.
@@ -54,15 +56,19 @@ def compress(
     Returns:
         Group name -> surviving units.
     """
-    size = settings.batch_size
-    input_ids = ranks.share(input_ids)
-    layers = structure.layers[: 1 + max(group.layer or 0 for group in groups)]
-    calls = layer_calls(model, layers, input_ids, size)
-    dense = enter(model, layers[0], input_ids, size, settings.streams)
+    size, share, layers = settings.batch_size, ranks.share(input_ids), structure.layers
+    last = max(group.layer or 0 for group in groups)
+    if not settings.epochs:
+        layers = layers[: last + 1]
+    calls = layer_calls(model, layers, share, size)
+    dense = enter(model, layers[0], share, size, settings.streams)
     pruned = dense
     kept: dict[str, tuple[int, ...]] = {}
     for number, name in track(list(enumerate(layers)), "compress", len(layers)):
         here = {group.name: group for group in groups if group.layer == number}
+        if number > last:
+            advance(model.get_submodule(name), calls[number], dense, size)
+            continue
         if number in dropped:
             pruned = beside(dense, settings.streams) if pruned is dense else pruned
             advance(model.get_submodule(name), calls[number], dense, size)
@@ -78,6 +84,10 @@ def compress(
             if projection.group.name in here:
                 kept[projection.group.name] = walk.prune(projection, choose)
         walk.leave()
+    if settings.epochs:
+        del pruned
+        gone = [layers[number] for number in dropped]
+        distil(model, layers, gone, dense, input_ids, settings, track, ranks)
     return kept
 
 

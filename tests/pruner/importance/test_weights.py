@@ -77,7 +77,7 @@ def test_estimation_leaves_the_model_as_it_was(tiny, groups, samples, criterion)
 
 
 def test_no_more_than_one_gradient_lives_at_a_time(tiny, groups, samples):
-    from pruner.importance.backward import streamed_gradients
+    from pruner.gradients import streamed_gradients
 
     alive = []
 

@@ -1,0 +1,136 @@
+"""What the refits leave: all weights learn the dense model's predictions, in the memory of the weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from pruner.bypass import Bypass, bypassed, bypasses
+from pruner.compensation.factored import Factored
+from pruner.compensation.settings import Compensation
+from pruner.gradients import at_once, streamed_gradients
+from pruner.progress import Track
+from pruner.ranks import Ranks
+
+WARMUP = 0.05
+"""Share of the steps in which the learning rate rises; afterwards it falls to nothing."""
+
+
+def distil(
+    model: PreTrainedModel,
+    layers: Sequence[str],
+    dropped: Sequence[str],
+    teacher: Tensor,
+    input_ids: Tensor,
+    settings: Compensation,
+    track: Track,
+    ranks: Ranks,
+) -> None:
+    """Teach the decoder's weight matrices what the dense model predicts, by KL(dense ‖ pruned) at each token.
+
+    A gradient is used as soon as it is there and then freed (LOMO, Lv et al. 2023), in a step of Adafactor
+    without momentum (Shazeer and Stern 2018): beside the weights there is one gradient, and of a pass over
+    512 tokens the activations and logits. Processes that share the samples keep a pass's gradients until they
+    are summed. The dense model is there as the hidden states that leave its last layer; norms, embeddings and
+    head stay as they were, and make its logits of them.
+
+    Args:
+        model: pruned; its matrices are changed in place.
+        layers: all decoder layers.
+        dropped: those of them that are passed by.
+        teacher: (num_samples, seq_len, width), what leaves the dense model's last layer for the samples.
+        input_ids: (num_samples, seq_len) int64 of all processes; the teacher has this one's share.
+        settings: passes and learning rate.
+        track: sees the steps go by.
+        ranks: the processes that share the samples.
+
+    Raises:
+        ValueError: the pruned model's predictions are not finite.
+    """
+    first, share = ranks.first(len(input_ids)), ranks.share(input_ids)
+    ending = bypasses(model, layers, share[:1].to(model.device))
+    descent = Descent(dict(matrices_of(model, layers)), ranks)
+    num_steps = -(-len(input_ids) // at_once(input_ids, None))
+    total = settings.epochs * num_steps
+    with (
+        bypassed(model, {name: ending[name] for name in dropped}),
+        streamed_gradients(model, descent.matrices, descent.receive),
+    ):
+        for step in track(list(range(total)), "distil", total):
+            rate = settings.learning_rate * (1 - step / total)
+            descent.factored.rate = rate * min(1.0, (step + 1) / (WARMUP * total))
+            together = range(step % num_steps, len(input_ids), num_steps)
+            mine = [number - first for number in together if 0 <= number - first < len(share)]
+            rows = mine or [0]  # without a sample, still in step with the others
+            losses = divergence(model, ending, share[rows], teacher[rows])
+            (losses.sum() * (len(mine) > 0) / len(together)).backward()
+            descent.meet()
+
+
+class Descent:
+    """Steps by gradients as they come, or where processes share the samples, by their sums.
+
+    Those wait for the end of a pass: an expert that saw no token in one process has no gradient there.
+    """
+
+    def __init__(self, matrices: Mapping[str, nn.Parameter], ranks: Ranks) -> None:
+        self.matrices = matrices
+        self.ranks = ranks
+        self.factored = Factored()
+        self._waiting: dict[str, Tensor] = {}
+
+    def receive(self, name: str, gradient: Tensor) -> None:
+        """Take this process's gradient."""
+        if self.ranks.size > 1:
+            self._waiting[name] = gradient
+        else:
+            self.factored.step(name, self.matrices[name], gradient)
+
+    def meet(self) -> None:
+        """Make the steps that wait for the other processes."""
+        for name, matrix in self.matrices.items() if self.ranks.size > 1 else ():
+            gradient = self._waiting.pop(name, None)
+            gradient = torch.zeros_like(matrix) if gradient is None else gradient
+            self.ranks.add(gradient)
+            self.factored.step(name, matrix, gradient)
+
+
+def matrices_of(model: nn.Module, layers: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    """The floating-point weight matrices inside the layers, stacks of matrices too."""
+    for layer in layers:
+        for name, parameter in model.get_submodule(layer).named_parameters(prefix=layer):
+            if parameter.ndim > 1 and parameter.is_floating_point():
+                yield name, parameter
+
+
+def divergence(
+    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, teacher: Tensor
+) -> Tensor:
+    """KL(dense ‖ pruned), mean over the tokens of each sample: (samples,) in nats.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    ids = input_ids.to(model.device)
+    with torch.no_grad(), leaving(model, ending, teacher.to(model.device)):
+        wanted = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+    given = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+    losses = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean(-1)
+    if not losses.isfinite().all():
+        raise ValueError(
+            f"the pruned model's predictions are not finite ({losses.tolist()}); load the model in "
+            "bfloat16 or float32, or set compensation.epochs to 0"
+        )
+    return losses
+
+
+@contextmanager
+def leaving(model: nn.Module, ending: Mapping[str, Bypass], hidden: Tensor) -> Iterator[None]:
+    """Meanwhile `hidden` leaves the last decoder layer, whatever enters the first."""
+    last = list(ending)[-1]
+    with bypassed(model, {**ending, last: partial(ending[last], hidden)}):
+        yield

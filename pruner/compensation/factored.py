@@ -1,0 +1,52 @@
+"""Steps of gradient descent that need no more memory than a row and a column of each weight matrix."""
+
+import torch
+from torch import Tensor
+
+SMALL = 1e-30
+
+
+class Factored:
+    """Adafactor without momentum (Shazeer and Stern 2018, algorithm 4), relative to each matrix's size.
+
+    The second moment of a matrix's gradient is kept as its means over rows and over columns; the update is
+    clipped to a root mean square of one and scaled by the matrix's own. What torch.optim.Adafactor does with
+    fp32 weights; that one steps in the weights' own precision, in which most steps of bfloat16 are lost.
+
+    Attributes:
+        rate: the next step's, relative to the root mean square of the weights.
+    """
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self._steps: dict[str, int] = {}
+
+    @torch.no_grad()
+    def step(self, name: str, weight: Tensor, gradient: Tensor) -> None:
+        """Change `weight`, (..., rows, columns), in place; where no sample has touched it, leave it."""
+        if not gradient.any():
+            return
+        gradient = gradient.float()
+        square = gradient.square().add_(SMALL)
+        rows, columns = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
+        if name not in self._moments:
+            self._moments[name] = torch.zeros_like(rows), torch.zeros_like(columns)
+        count = self._steps[name] = self._steps.get(name, 0) + 1
+        for moment, new in zip(self._moments[name], (rows, columns)):
+            moment.lerp_(new, count**-0.8)
+        rows, columns = self._moments[name]
+        update = gradient * (rows / rows.mean(-2, keepdim=True)).rsqrt() * columns.rsqrt()
+        size = weight.float().square().mean((-2, -1), keepdim=True).sqrt()
+        update *= self.rate * size / update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1)
+        weight.copy_(rounded(weight.float() - update, weight.dtype, seed=count))
+
+
+def rounded(values: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
+    """fp32 values in `dtype`; to bfloat16 at random, so that steps below its precision count on average."""
+    if dtype != torch.bfloat16:
+        return values.to(dtype)
+    drawn = torch.Generator(values.device).manual_seed(seed)
+    noise = torch.randint(1 << 16, values.shape, generator=drawn, dtype=torch.int32, device=values.device)
+    bits = values.contiguous().view(torch.int32).add(noise).bitwise_and(-(1 << 16))
+    return bits.view(torch.float32).to(dtype)

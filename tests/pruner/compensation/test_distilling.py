@@ -1,0 +1,156 @@
+import copy
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from pruner.budget import Budget
+from pruner.bypass import bypasses
+from pruner.calibration import Calibration
+from pruner.compensation import Compensation
+from pruner.compensation.distilling import distil, divergence, leaving, matrices_of
+from pruner.compensation.factored import Factored, rounded
+from pruner.discovery import discover
+from pruner.pipeline import PruningSettings, prune
+from pruner.progress import silent
+from pruner.ranks import ALONE
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}
+LLAMA = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
+ARCHITECTURES = {
+    "llama": LLAMA,
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 1},
+    "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4, "vocab_size": 64},
+    "opt": {**SMALL, "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 16},
+    "gemma2": {**LLAMA, "head_dim": 8, "sliding_window": 8, "final_logit_softcapping": 5.0},
+    "cohere": {**LLAMA, "logit_scale": 0.25},
+    "granite": {**LLAMA, "logits_scaling": 3.0},
+    "mixtral": {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[request.param](**ARCHITECTURES[request.param])
+    config.pad_token_id = 0
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(1, 64, (6, 200), generator=torch.Generator().manual_seed(2))[:, :48]
+
+
+@torch.no_grad()
+def last_hidden(model, layers, tokens):
+    """What leaves the last decoder layer."""
+    seen = []
+    hook = model.get_submodule(layers[-1]).register_forward_hook(
+        lambda _module, _args, output: seen.append(output if torch.is_tensor(output) else output[0])
+    )
+    model(tokens, use_cache=False)
+    hook.remove()
+    return seen[0]
+
+
+@torch.no_grad()
+def test_the_model_makes_its_own_logits_of_what_leaves_its_last_layer(model, tokens):
+    layers = discover(model).layers
+    expected = model(tokens, use_cache=False).logits
+    hidden = last_hidden(model, layers, tokens)
+    with leaving(model, bypasses(model, layers, tokens[:1]), hidden):
+        given = model(torch.ones_like(tokens), use_cache=False).logits
+    torch.testing.assert_close(given, expected)
+
+
+def test_all_matrices_of_the_layers_come_nearer_to_the_dense_model_and_all_else_stays(model, tokens):
+    layers = discover(model).layers
+    teacher = last_hidden(model, layers, tokens)
+    ending = bypasses(model, layers, tokens[:1])
+    matrices = dict(matrices_of(model, layers))
+    with torch.no_grad():
+        for matrix in matrices.values():
+            matrix.add_(torch.randn_like(matrix) * 0.05)
+    before = copy.deepcopy(model.state_dict())
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    far = divergence(model, ending, tokens, teacher).mean().item()
+    distil(model, layers, [], teacher, tokens, Compensation(epochs=8, learning_rate=0.01), silent, ALONE)
+    assert 0 < divergence(model, ending, tokens, teacher).mean().item() < 0.9 * far
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) != (name in matrices), name
+    assert asked == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_predictions_that_are_not_finite_are_refused(tokens):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**LLAMA)).eval()
+    layers = discover(model).layers
+    teacher = last_hidden(model, layers, tokens)
+    model.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"not finite .*compensation.epochs to 0"):
+        distil(model, layers, [], teacher, tokens, Compensation(), silent, ALONE)
+
+
+def test_a_pass_over_the_text_helps_on_text_it_has_not_seen(stories, tmp_path):
+    model, tokenizer = stories
+    torch.manual_seed(0)
+    told = model.generate(torch.full((64, 1), 1), do_sample=True, max_new_tokens=128, pad_token_id=0)
+    file = tmp_path / "own.txt"
+    file.write_text("\n".join(tokenizer.decode(row, skip_special_tokens=True) for row in told[:48]))
+    layers, held_out = discover(model).layers, told[48:, 1:]
+    teacher, found = last_hidden(model, layers, held_out), {}
+    for epochs in (0, 1):
+        pruned = copy.deepcopy(model)
+        settings = PruningSettings(
+            Budget(0.3, 1),
+            protect_first=1,
+            protect_last=0,
+            calibration=Calibration(str(file), num_samples=64, seq_len=64),
+            compensation=Compensation(epochs=epochs),
+        )
+        prune(pruned, tokenizer, settings)
+        with torch.no_grad():
+            ending = bypasses(pruned, layers, held_out[:1])
+            found[epochs] = divergence(pruned, ending, held_out, teacher).mean().item()
+    assert found[1] < 0.9 * found[0]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 9)])
+def test_steps_are_those_of_adafactor_without_momentum(shape):
+    torch.manual_seed(0)
+    ours = torch.nn.Parameter(torch.randn(shape))
+    theirs = torch.nn.Parameter(ours.detach().clone())
+    optimizer = torch.optim.Adafactor([theirs], lr=0.02)
+    factored = Factored()
+    factored.rate = 0.02
+    for _ in range(8):
+        theirs.grad = torch.randn(shape) * torch.rand(shape[0], 1)
+        factored.step("weight", ours, theirs.grad)
+        optimizer.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stack_of_matrices_is_stepped_like_each_of_them():
+    torch.manual_seed(0)
+    stack, gradient = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
+    together, alone = Factored(), Factored()
+    together.rate = alone.rate = 0.1
+    expected = stack.clone()
+    for number in range(3):
+        alone.step(str(number), expected[number], gradient[number])
+    together.step("stack", stack, gradient)
+    torch.testing.assert_close(stack, expected)
+
+
+def test_steps_below_the_precision_of_bfloat16_count_on_average():
+    weight = torch.ones(100, 100, dtype=torch.bfloat16)
+    for seed in range(50):
+        weight = rounded(weight.float() + 1e-4, torch.bfloat16, seed)
+    assert weight.float().mean().item() == pytest.approx(1.005, abs=3e-4)
+
+
+def test_what_bfloat16_can_hold_stays_as_it_is():
+    values = torch.randn(1000).bfloat16()
+    assert torch.equal(rounded(values.float(), torch.bfloat16, 0), values)
