@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cli
+from pruner.calibration import Calibration
 from pruner.checkpoint import load_model, load_tokenizer
 from pruner.evaluation.perplexity import load_text, perplexity
 from pruner.plan import PruningPlan
@@ -39,12 +40,18 @@ TAYLOR = {
     "pruner.calibration.seq_len": 64,
 }
 LONG_TEXT = {"pruner.calibration.num_samples": 192, "pruner.calibration.seq_len": 128}
+DEFAULT = {
+    "pruner.criterion": "kronecker",
+    "pruner.calibration.num_samples": Calibration.num_samples,
+    "pruner.calibration.seq_len": Calibration.seq_len,
+}
 METHODS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "llm-pruner": [TAYLOR, {**TAYLOR, "pruner.kinds": "[mlp]"}],
     "gate-fisher": [{**LONG_TEXT, "pruner.criterion": "gate_fisher"}],
     "wanda-sp": [{**LONG_TEXT, "pruner.criterion": "wanda_sp"}],
     "flap": [{**LONG_TEXT, "pruner.criterion": "flap"}],
-    "default": [{**LONG_TEXT, "pruner.criterion": "kronecker", "pruner.compensation": "{}"}],
+    "refits alone": [{**DEFAULT, **LONG_TEXT, "pruner.compensation": "{epochs: 0}"}],
+    "default": [{**DEFAULT, "pruner.compensation": "{}"}],
 }
 """Method -> the settings it may take, of which the better counts."""
 

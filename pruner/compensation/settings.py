@@ -22,7 +22,7 @@ class Compensation:
     drift: float = 0.5
     batch_size: int = 16
     epochs: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     streams: str | None = None
 
     def __post_init__(self) -> None:

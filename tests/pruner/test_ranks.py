@@ -22,7 +22,9 @@ WORLD = 2
 def pruned(folder, text, together):
     """The widths and weights that the default settings lead to."""
     model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
-    calibration = Calibration(str(text), num_samples=3, seq_len=200)  # two steps; one of them with no sample of the second process
+    calibration = Calibration(
+        str(text), num_samples=3, seq_len=200
+    )  # two steps; one of them with no sample of the second process
     settings = PruningSettings(
         Budget(0.3, 1, layers=1), calibration=calibration, protect_first=1, protect_last=1
     )
