@@ -23,9 +23,9 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def of_group(cls, num_samples: int) -> "Ranks":
+    def of_group(cls, num_samples: int | None = None) -> "Ranks":
         """The default process group; every process for itself where there is none, or a sample too few."""
-        if not dist.is_initialized() or num_samples < dist.get_world_size():
+        if not dist.is_initialized() or (num_samples is not None and num_samples < dist.get_world_size()):
             return ALONE
         return cls(dist.get_rank(), dist.get_world_size())
 
@@ -50,6 +50,14 @@ class Ranks:
         decided = torch.tensor(units, device=device)
         dist.broadcast(decided, 0)
         return tuple(decided.tolist())
+
+    def hear(self, measured: float, device: torch.device) -> float:
+        """What the first process measured, on each."""
+        if self.size == 1:
+            return measured
+        told = torch.tensor(measured, dtype=torch.float64, device=device)
+        dist.broadcast(told, 0)
+        return told.item()
 
 
 ALONE = Ranks()

@@ -1,7 +1,6 @@
 """Budgets stated in what a model costs to run: the ratio at which it has come down to that."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -67,14 +66,19 @@ def settled(
     for name, measure in measures.items():
         target = getattr(settings.budget, name)
         if target is not None:
-            ratio = smallest_ratio(model, dense, settings, track, name, measure)
-            (millionths,) = ranks.agree((math.ceil(1e6 * ratio),), model.device)
-            return replace(settings, budget=by_ratio(settings.budget, millionths / 1e6))
+            ratio = smallest_ratio(model, dense, settings, track, name, measure, ranks)
+            return replace(settings, budget=by_ratio(settings.budget, ratio))
     return settings
 
 
 def smallest_ratio(
-    model: PreTrainedModel, dense: Dense, settings: PruningSettings, track: Track, name: str, measure: Measure
+    model: PreTrainedModel,
+    dense: Dense,
+    settings: PruningSettings,
+    track: Track,
+    name: str,
+    measure: Measure,
+    ranks: Ranks,
 ) -> float:
     """The smallest ratio that takes `measure` down to the budget's target `name`, to a thousandth."""
     target, groups = getattr(settings.budget, name), dense.prunable(settings)
@@ -84,7 +88,8 @@ def smallest_ratio(
     too_much = too_little + most(groups, dense.shapes, layers, settings.budget)
     for _ in track(range(STEPS), f"budget.{name}", STEPS):
         ratio = (too_little + too_much) / 2
-        found = measure(without(model, dense, groups, by_ratio(settings.budget, ratio)))
+        smaller = without(model, dense, groups, by_ratio(settings.budget, ratio))
+        found = ranks.hear(measure(smaller), model.device)
         least = min(least, found)
         if found <= target:
             enough = too_much = ratio

@@ -62,7 +62,8 @@ def prune(
     ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
     dense, rises = choose_layers(model, whole, settings, data, track, ranks)
-    groups, asked = dense.prunable(settings), settled(model, dense, settings, track, ranks)
+    groups = dense.prunable(settings)
+    asked = settled(model, dense, settings, track, Ranks.of_group() if together else ALONE)
     dense.allocate(groups, asked.budget)
     kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)

@@ -11,6 +11,9 @@ from pruner.calibration import Calibration
 from pruner.discovery import discover
 from pruner.importance import CRITERIA, NEED_NO_TEXT, estimate_importance
 from pruner.pipeline import PruningSettings, prune
+from pruner.pipeline.dense import Dense
+from pruner.pipeline.measured import settled
+from pruner.progress import silent
 from pruner.ranks import ALONE, Ranks
 
 SCORED = [name for name in CRITERIA if name not in (*NEED_NO_TEXT, "kronecker")]
@@ -41,10 +44,28 @@ def scored(folder, ranks):
     }
 
 
+def timed(folder, rank, slower):
+    """The ratio at which a model takes half the time, on machines of which only the first is as fast."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    dense = Dense.of(model, discover(model))
+
+    def clock(smaller):
+        return (1 + slower * rank) * sum(weight.numel() for weight in smaller.parameters())
+
+    asked = PruningSettings(
+        Budget(target_latency=0.6 * clock(model) / (1 + slower * rank)), "l1", protect_first=0
+    )
+    return settled(model, dense, asked, silent, Ranks.of_group(), {"target_latency": clock}).budget.ratio
+
+
 def work(rank, folder, text, output):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{output}/meet", rank=rank, world_size=WORLD)
-    result = (scored(folder, Ranks.of_group(len(SAMPLES))), pruned(folder, text, together=True))
+    result = (
+        scored(folder, Ranks.of_group(len(SAMPLES))),
+        pruned(folder, text, together=True),
+        [timed(folder, rank, slower) for slower in (0.1, 9)],
+    )
     torch.save(result, output / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -68,7 +89,7 @@ def together(data, text, tmp_path_factory):
 @pytest.mark.parametrize("criterion", SCORED)
 def test_scores_do_not_depend_on_the_number_of_processes(together, data, criterion):
     alone = scored(data / "stories260K", ALONE)[criterion]
-    for scores, _ in together:
+    for scores, _, _ in together:
         torch.testing.assert_close(scores[criterion], alone, rtol=1e-4, atol=1e-6 * max_of(alone))
 
 
@@ -79,10 +100,17 @@ def max_of(scores):
 @pytest.mark.distributed
 def test_processes_prune_alike_and_as_one_alone_does(together, data, text):
     kept, weights = pruned(data / "stories260K", text, together=False)
-    for _, (theirs, state) in together:
+    for _, (theirs, state), _ in together:
         assert theirs == kept
         for name, weight in weights.items():
             torch.testing.assert_close(state[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.distributed
+def test_a_measured_target_is_what_the_first_process_measured(together, data):
+    """Also where the others could not reach it."""
+    alone = timed(data / "stories260K", 0, 9)
+    assert [found for _, _, found in together] == [[alone, alone]] * WORLD
 
 
 def test_every_sample_belongs_to_one_process():
