@@ -6,6 +6,7 @@ import torch
 
 from pruner.budget import Budget
 from pruner.calibration import Calibration
+from pruner.compensation import Compensation
 from pruner.pipeline import PruningSettings, prune
 from pruner.plan import PruningPlan
 
@@ -68,6 +69,17 @@ def test_a_replay_with_the_same_text_gives_the_same_model(stories, text, tmp_pat
     prune(model, tokenizer, settings(text)).save(tmp_path / "plan.json")
     anew = Calibration(text.path)
     prune(again, tokenizer, PruningSettings(plan=str(tmp_path / "plan.json"), calibration=anew))
+    assert_equal(model, again)
+
+
+def test_a_plan_from_before_the_last_pass_is_replayed_without_it(stories, text, tmp_path):
+    model, tokenizer = stories
+    again, file = copy.deepcopy(model), tmp_path / "plan.json"
+    prune(model, tokenizer, settings(text, compensation=Compensation(epochs=0))).save(file)
+    plan = json.loads(file.read_text())
+    del plan["compensation"]["epochs"], plan["compensation"]["learning_rate"]
+    file.write_text(json.dumps(plan))
+    prune(again, tokenizer, PruningSettings(plan=str(file), calibration=Calibration(text.path)))
     assert_equal(model, again)
 
 
