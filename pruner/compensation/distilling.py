@@ -67,7 +67,8 @@ def distil(
             mine = [number - first for number in together if 0 <= number - first < len(share)]
             rows = mine or [0]  # without a sample, still in step with the others
             losses = divergence(model, ending, share[rows], teacher[rows])
-            (losses.sum() * (len(mine) > 0) / len(together)).backward()
+            scale = share.shape[1] / len(together)  # summed over tokens: means would vanish in float16
+            (losses.sum() * scale * (len(mine) > 0)).backward()
             descent.meet()
 
 

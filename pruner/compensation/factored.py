@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 SMALL = 1e-30
+DROPPED = {torch.bfloat16: 16, torch.float16: 13}
+"""Bits of an fp32 number's mantissa that these have not."""
 
 
 class Factored:
@@ -11,7 +13,7 @@ class Factored:
 
     The second moment of a matrix's gradient is kept as its means over rows and over columns; the update is
     clipped to a root mean square of one and scaled by the matrix's own. What torch.optim.Adafactor does with
-    fp32 weights; that one steps in the weights' own precision, in which most steps of bfloat16 are lost.
+    fp32 weights; that one steps in the weights' own precision, in which bfloat16 would lose most steps.
 
     Attributes:
         rate: the next step's, relative to the root mean square of the weights.
@@ -43,10 +45,11 @@ class Factored:
 
 
 def rounded(values: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
-    """fp32 values in `dtype`; to bfloat16 at random, so that steps below its precision count on average."""
-    if dtype != torch.bfloat16:
+    """fp32 values in `dtype`; to half of it at random, so that steps below its precision count on average."""
+    if dtype not in DROPPED:
         return values.to(dtype)
+    dropped = 1 << DROPPED[dtype]
     drawn = torch.Generator(values.device).manual_seed(seed)
-    noise = torch.randint(1 << 16, values.shape, generator=drawn, dtype=torch.int32, device=values.device)
-    bits = values.contiguous().view(torch.int32).add(noise).bitwise_and(-(1 << 16))
+    noise = torch.randint(dropped, values.shape, generator=drawn, dtype=torch.int32, device=values.device)
+    bits = values.contiguous().view(torch.int32).add(noise).bitwise_and(-dropped)
     return bits.view(torch.float32).to(dtype)

@@ -144,13 +144,16 @@ def test_a_stack_of_matrices_is_stepped_like_each_of_them():
     torch.testing.assert_close(stack, expected)
 
 
-def test_steps_below_the_precision_of_bfloat16_count_on_average():
-    weight = torch.ones(100, 100, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_steps_below_the_weights_precision_count_on_average(dtype):
+    step = torch.finfo(dtype).eps / 20
+    weight = torch.ones(200, 200, dtype=dtype)
     for seed in range(50):
-        weight = rounded(weight.float() + 1e-4, torch.bfloat16, seed)
-    assert weight.float().mean().item() == pytest.approx(1.005, abs=3e-4)
+        weight = rounded(weight.float() + step, dtype, seed)
+    assert weight.float().mean().item() - 1 == pytest.approx(50 * step, rel=0.03)
 
 
-def test_what_bfloat16_can_hold_stays_as_it_is():
-    values = torch.randn(1000).bfloat16()
-    assert torch.equal(rounded(values.float(), torch.bfloat16, 0), values)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_the_weights_precision_can_hold_stays_as_it_is(dtype):
+    values = torch.randn(1000).to(dtype)
+    assert torch.equal(rounded(values.float(), dtype, 0), values)
