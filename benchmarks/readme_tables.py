@@ -153,7 +153,7 @@ def results_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for (removed, method), found in sorted(
-        cases.items(), key=lambda case: (case[0][0], case[0][1] == "default")
+        cases.items(), key=lambda case: (case[0][0], case[0][1] == "default", case[0][1])
     ):
         base = mean(cases[removed, "llm-pruner"], "perplexity_128")
         lines.append(
