@@ -1,13 +1,12 @@
-"""What all tests need to know: where real data lies, and modules beside the tests."""
+"""What all tests need to know: where real data lies, and that no hub is asked."""
 
 import os
-from pathlib import Path
 
 import pytest
 
+from tests.real_data import DATA
+
 os.environ["HF_HUB_OFFLINE"] = "1"
-HERE = Path(__file__).parent
-DATA = Path(os.environ.get("LLM_PRUNE_TEST_DATA", HERE.parents[1] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

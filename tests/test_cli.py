@@ -7,7 +7,6 @@ import pytest
 import cli
 
 ROOT = Path(__file__).parents[1]
-STORIES = ROOT.parent / "shared" / "data" / "stories260K"
 HEAVY = {"torch", "lightning", "transformers", "peft", "deepspeed", "datasets", "matplotlib", "lm_eval"}
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,18 +14,17 @@ from pruner.checkpoint import load_model, load_tokenizer, save_model
 from pruner.discovery import discover
 from pruner.run_folder import RunFolder, mark_done
 from pruner.surgery import remove
+from tests.real_data import STORIES
 
 torch.set_num_threads(1)
-SHARED = Path(os.environ.get("LLM_PRUNE_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
 
 
 @pytest.fixture(scope="session")
 def stories():
     """The folder of a trained Llama of 260 thousand parameters."""
-    folder = SHARED / "stories260K"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is missing; set LLM_PRUNE_TEST_DATA to the folder of test data")
-    return str(folder)
+    if not STORIES.is_dir():
+        pytest.skip(f"{STORIES} is missing; LLM_PRUNE_TEST_DATA names the folder of real data")
+    return str(STORIES)
 
 
 @pytest.fixture(scope="session")

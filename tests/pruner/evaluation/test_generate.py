@@ -1,12 +1,10 @@
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruner.evaluation.generate import continue_prompts, generate_text
+from tests.real_data import STORIES
 
-STORIES = Path(__file__).parents[4] / "shared" / "data" / "stories260K"
 pytestmark = pytest.mark.skipif(not STORIES.exists(), reason=f"needs {STORIES}")
 PROMPT = "Once upon a time, there was"
 

@@ -5,8 +5,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruner.evaluation.harness import check_tasks, run_tasks
+from tests.real_data import DATA
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
 SEVEN = ["boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"]
 OVERLAY = """
 include: {stock}/tasks/arc/arc_easy.yaml

@@ -1,14 +1,13 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from pruner.evaluation.measures import DEPENDS, MEASURES, measurement_key
 from pruner.evaluation.models import Evaluation, evaluate_models
+from tests.real_data import STORIES
 
-STORIES = Path(__file__).parents[4] / "shared" / "data" / "stories260K"
 pytestmark = pytest.mark.skipif(not STORIES.exists(), reason=f"needs {STORIES}")
 
 

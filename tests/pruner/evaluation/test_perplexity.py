@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +7,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pruner.evaluation.perplexity import load_text, perplexity
-
-STORIES = Path(__file__).parents[4] / "shared" / "data" / "stories260K"
+from tests.real_data import STORIES
 
 
 @pytest.fixture(scope="module")
