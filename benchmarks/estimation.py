@@ -2,11 +2,12 @@
 
     python benchmarks/estimation.py [--data ../shared/data] [--samples 192]
 
-SmolLM2-135M in fp32 on one thread, 20 % removed as in the quality table's `default` row, samples of 128
-tokens of C4; every case in a process of its own. Times are the process's CPU seconds, of the pass over the
-text alone where scores are meant. Memory is what the case adds at most to the loaded model, in units of its
-weights; its measure is a backward pass that keeps nothing but activations. The two streams of hidden states
-take samples × length × width × 4 bytes each. A row that benchmarks/results/estimation.json has stays.
+SmolLM2-135M in fp32 on one thread, 20 % removed with the settings of the quality table's `default` row, on as
+many samples of 128 tokens of C4 as asked for (costs grow with them in proportion, or less); every case in a
+process of its own. Times are the process's CPU seconds, of the pass over the text alone where scores are
+meant. Memory is what the case adds at most to the loaded model, in units of its weights; its measure is a
+backward pass that keeps nothing but activations. The two streams of hidden states take samples × length ×
+width × 4 bytes each. A row that benchmarks/results/estimation.json has stays.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """What the refits leave: all weights learn the dense model's predictions, in the memory of the weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -33,8 +32,8 @@ def distil(
     """Teach the decoder's weight matrices what the dense model predicts, by KL(dense ‖ pruned) at each token.
 
     A gradient is used as soon as it is there and then freed (LOMO, Lv et al. 2023), in a step of Adafactor
-    without momentum (Shazeer and Stern 2018): beside the weights there is one gradient, and of a pass over
-    512 tokens the activations and logits. Processes that share the samples keep a pass's gradients until they
+    without momentum (Shazeer and Stern 2018): beside the weights there is one gradient, the activations of
+    512 tokens and one sample's logits. Processes that share the samples keep a pass's gradients until they
     are summed. The dense model is there as the hidden states that leave its last layer; norms, embeddings and
     head stay as they were, and make its logits of them.
 
@@ -66,9 +65,8 @@ def distil(
             together = range(step % num_steps, len(input_ids), num_steps)
             mine = [number - first for number in together if 0 <= number - first < len(share)]
             rows = mine or [0]  # without a sample, still in step with the others
-            losses = divergence(model, ending, share[rows], teacher[rows])
             scale = share.shape[1] / len(together)  # summed over tokens: means would vanish in float16
-            (losses.sum() * scale * (len(mine) > 0)).backward()
+            descend(model, ending, share[rows], teacher[rows], scale * (len(mine) > 0))
             descent.meet()
 
 
@@ -108,30 +106,67 @@ def matrices_of(model: nn.Module, layers: Sequence[str]) -> Iterator[tuple[str, 
                 yield name, parameter
 
 
-def divergence(
-    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, teacher: Tensor
-) -> Tensor:
-    """KL(dense ‖ pruned), mean over the tokens of each sample: (samples,) in nats.
+def descend(
+    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, teacher: Tensor, scale: float
+) -> None:
+    """Backward pass of the samples' divergences, summed and scaled; logits are there of one sample at a time.
 
     Raises:
-        ValueError: it is not finite.
+        ValueError: a divergence is not finite.
     """
-    ids = input_ids.to(model.device)
-    with torch.no_grad(), leaving(model, ending, teacher.to(model.device)):
-        wanted = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
-    given = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
-    losses = F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean(-1)
-    if not losses.isfinite().all():
-        raise ValueError(
-            f"the pruned model's predictions are not finite ({losses.tolist()}); load the model in "
-            "bfloat16 or float32, or set compensation.epochs to 0"
-        )
-    return losses
+    hidden = hidden_states(model, list(ending)[-1], input_ids)
+    last = hidden.detach().requires_grad_()
+    for ids, wanted, given in zip(input_ids.split(1), teacher.split(1), last.split(1)):
+        loss = divergence(model, ending, ids, wanted, given)
+        if not loss.isfinite():
+            raise ValueError(
+                f"the pruned model's predictions are not finite (divergence {loss.item()}); load the model "
+                "in bfloat16 or float32, or set compensation.epochs to 0"
+            )
+        (loss * scale).backward()
+    hidden.backward(last.grad)
 
 
-@contextmanager
-def leaving(model: nn.Module, ending: Mapping[str, Bypass], hidden: Tensor) -> Iterator[None]:
-    """Meanwhile `hidden` leaves the last decoder layer, whatever enters the first."""
+def hidden_states(model: PreTrainedModel, last: str, input_ids: Tensor) -> Tensor:
+    """What leaves the layer `last`: (samples, seq_len, width)."""
+    left: list[Tensor] = []
+    hook = model.get_submodule(last).register_forward_hook(
+        lambda _module, _args, output: left.append(output if isinstance(output, Tensor) else output[0])
+    )
+    try:
+        model.base_model(input_ids=input_ids.to(model.device), use_cache=False)
+    finally:
+        hook.remove()
+    return left[0]
+
+
+def divergence(
+    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, teacher: Tensor, hidden: Tensor
+) -> Tensor:
+    """KL(dense ‖ pruned), mean over the tokens, in nats.
+
+    Args:
+        model: pruned; its last norm and head stand for the dense model's too.
+        ending: what each of its layers can be replaced with.
+        input_ids: (samples, seq_len).
+        teacher: (samples, seq_len, width), what leaves the dense model's last layer.
+        hidden: what leaves the pruned model's.
+    """
+    with torch.no_grad():
+        wanted = log_probabilities(model, ending, input_ids, teacher.to(hidden.device))
+    given = log_probabilities(model, ending, input_ids, hidden)
+    return F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+
+
+def log_probabilities(
+    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, hidden: Tensor
+) -> Tensor:
+    """What the model predicts of the hidden states that leave its last layer, whatever enters the first.
+
+    Returns:
+        (samples, seq_len, vocab_size) fp32.
+    """
     last = list(ending)[-1]
     with bypassed(model, {**ending, last: partial(ending[last], hidden)}):
-        yield
+        logits: Tensor = model(input_ids=input_ids.to(model.device), use_cache=False).logits
+    return logits.float().log_softmax(-1)

@@ -26,22 +26,34 @@ class Factored:
 
     @torch.no_grad()
     def step(self, name: str, weight: Tensor, gradient: Tensor) -> None:
-        """Change `weight`, (..., rows, columns), in place; where no sample has touched it, leave it."""
-        if not gradient.any():
-            return
+        """Change `weight`, (..., rows, columns), in place; where no sample has touched it, leave it.
+
+        The gradient, of the same shape, is used up.
+        """
         gradient = gradient.float()
-        square = gradient.square().add_(SMALL)
-        rows, columns = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
+        rows, columns = mean_square(gradient, -1), mean_square(gradient, -2)
+        if not rows.any():
+            return
         if name not in self._moments:
             self._moments[name] = torch.zeros_like(rows), torch.zeros_like(columns)
         count = self._steps[name] = self._steps.get(name, 0) + 1
         for moment, new in zip(self._moments[name], (rows, columns)):
-            moment.lerp_(new, count**-0.8)
+            moment.lerp_(new + SMALL, count**-0.8)
         rows, columns = self._moments[name]
-        update = gradient * (rows / rows.mean(-2, keepdim=True)).rsqrt() * columns.rsqrt()
-        size = weight.float().square().mean((-2, -1), keepdim=True).sqrt()
-        update *= self.rate * size / update.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1)
-        weight.copy_(rounded(weight.float() - update, weight.dtype, seed=count))
+        update = gradient.mul_((rows / rows.mean(-2, keepdim=True)).rsqrt()).mul_(columns.rsqrt())
+        both = (-2, -1)
+        size, length = mean_square(weight.float(), both).sqrt(), mean_square(update, both).sqrt()
+        update *= self.rate * size / length.clamp(min=1)
+        if weight.dtype in DROPPED:
+            weight.copy_(rounded(weight.float() - update, weight.dtype, seed=count))
+        else:
+            weight.sub_(update)
+
+
+def mean_square(values: Tensor, dim: int | tuple[int, int]) -> Tensor:
+    """Over one or two dimensions, which stay with length 1; no squares are stored."""
+    norms: Tensor = torch.linalg.vector_norm(values, dim=dim, keepdim=True)
+    return norms.square_().mul_(norms.numel() / values.numel())
 
 
 def rounded(values: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
