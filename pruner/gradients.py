@@ -13,9 +13,9 @@ TOKENS_AT_ONCE = 512
 section 4.1), a third of the weights of a Llama of 7B."""
 
 
-def at_once(input_ids: Tensor, batch_size: int | None) -> int:
-    """Samples in one pass: as many as asked for, or as make up `TOKENS_AT_ONCE`."""
-    return batch_size or max(1, TOKENS_AT_ONCE // input_ids.shape[1])
+def at_once(input_ids: Tensor, batch_size: int | None, tokens: int = TOKENS_AT_ONCE) -> int:
+    """Samples in one pass: as many as asked for, or as make up so many tokens."""
+    return batch_size or max(1, tokens // input_ids.shape[1])
 
 
 @contextmanager

@@ -37,11 +37,13 @@ class Ranks:
         """Number of the first sample of this process's part."""
         return sum(len(part) for part in torch.arange(num_samples).tensor_split(self.size)[: self.rank])
 
-    def add(self, *totals: Tensor) -> None:
-        """Replace each tensor by its sum over the processes."""
+    def add(self, *totals: Tensor, through: torch.device | None = None) -> None:
+        """Replace each tensor by its sum over the processes, met on `through` or the tensor's own device."""
         if self.size > 1:
             for total in totals:
-                dist.all_reduce(total)
+                meeting = total.to(through or total.device)
+                dist.all_reduce(meeting)
+                total.copy_(meeting)
 
     def agree(self, units: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
         """What the first process decided, as many units on each."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from pruner.calibration import OWN_TEXT, load_calibration
 from pruner.checkpoint import load_config, load_model, load_tokenizer, save_model
@@ -72,8 +73,11 @@ def prune_into(
     tokenizer = load_tokenizer(model_name_or_path, trust_remote_code=trust_remote_code)
     if reads_text(settings):
         load_calibration(settings.calibration, tokenizer)  # too little text is found before weights are read
-    model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code).to(device)
-    plan = prune(model, tokenizer, settings, track=track, together=together)
+    model = load_model(model_name_or_path, dtype=dtype, trust_remote_code=trust_remote_code)
+    visited = device if by_layer(model, settings, device) else None
+    if visited is None:
+        model.to(device)
+    plan = prune(model, tokenizer, settings, track=track, together=together, visited=visited)
     if not together or torch.distributed.get_rank() == 0:
         plan.save(run.plan)
         shutil.rmtree(run.pruned, ignore_errors=True)
@@ -83,6 +87,14 @@ def prune_into(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return True
+
+
+def by_layer(model: PreTrainedModel, settings: PruningSettings, device: torch.device) -> bool:
+    """Whether the layers visit the device one at a time: told so, or without room for twice the weights."""
+    if settings.layer_by_layer is not None or device.type != "cuda":
+        return bool(settings.layer_by_layer)
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(2 * sum(weight.nbytes for weight in model.parameters()) > free)
 
 
 def reads_text(settings: PruningSettings) -> bool:

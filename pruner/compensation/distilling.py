@@ -14,6 +14,7 @@ from pruner.compensation.settings import Compensation
 from pruner.gradients import at_once, streamed_gradients
 from pruner.progress import Track
 from pruner.ranks import Ranks
+from pruner.visiting import present
 
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises; afterwards it falls to nothing."""
@@ -52,7 +53,7 @@ def distil(
     """
     first, share = ranks.first(len(input_ids)), ranks.share(input_ids)
     ending = bypasses(model, layers, share[:1].to(model.device))
-    descent = Descent(dict(matrices_of(model, layers)), ranks)
+    descent = Descent(model, layers, ranks)
     num_steps = -(-len(input_ids) // at_once(input_ids, None))
     total = settings.epochs * num_steps
     with (
@@ -76,8 +77,10 @@ class Descent:
     Those wait for the end of a pass: an expert that saw no token in one process has no gradient there.
     """
 
-    def __init__(self, matrices: Mapping[str, nn.Parameter], ranks: Ranks) -> None:
-        self.matrices = matrices
+    def __init__(self, model: nn.Module, layers: Sequence[str], ranks: Ranks) -> None:
+        self.layers = {model.get_submodule(layer): dict(matrices_of(model, [layer])) for layer in layers}
+        self.matrices = {name: matrix for inside in self.layers.values() for name, matrix in inside.items()}
+        self.homes = {name: matrix.device for name, matrix in self.matrices.items()}
         self.ranks = ranks
         self.factored = Factored()
         self._waiting: dict[str, Tensor] = {}
@@ -85,17 +88,19 @@ class Descent:
     def receive(self, name: str, gradient: Tensor) -> None:
         """Take this process's gradient."""
         if self.ranks.size > 1:
-            self._waiting[name] = gradient
+            self._waiting[name] = gradient.to(self.homes[name])
         else:
             self.factored.step(name, self.matrices[name], gradient)
 
     def meet(self) -> None:
         """Make the steps that wait for the other processes."""
-        for name, matrix in self.matrices.items() if self.ranks.size > 1 else ():
-            gradient = self._waiting.pop(name, None)
-            gradient = torch.zeros_like(matrix) if gradient is None else gradient
-            self.ranks.add(gradient)
-            self.factored.step(name, matrix, gradient)
+        for layer, matrices in self.layers.items() if self.ranks.size > 1 else ():
+            with present(layer):
+                for name, matrix in matrices.items():
+                    gradient = self._waiting.pop(name, None)
+                    gradient = torch.zeros_like(matrix) if gradient is None else gradient.to(matrix.device)
+                    self.ranks.add(gradient)
+                    self.factored.step(name, matrix, gradient)
 
 
 def matrices_of(model: nn.Module, layers: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:

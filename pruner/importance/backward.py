@@ -6,12 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from pruner.gradients import at_once
+from pruner.gradients import TOKENS_AT_ONCE, at_once
 from pruner.progress import Track
 from pruner.ranks import Ranks
+from pruner.visiting import is_layer_by_layer
 
 IGNORED = -100
 """Target of the last token, which none follows; its logits stay, as a slice would copy all others."""
+
+TOKENS_PER_VISIT = 2048
+"""Of a pass in which layers are fetched one at a time: more, as it keeps their inputs alone."""
 
 
 def language_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
@@ -20,9 +24,7 @@ def language_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     input_ids: (samples, seq_len) int64 -> (samples,) fp32.
     """
     logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits.float()
-    targets = F.pad(input_ids[:, 1:], (0, 1), value=IGNORED).to(
-        logits.device
-    )  # a slice would copy the logits
+    targets = F.pad(input_ids[:, 1:], (0, 1), value=IGNORED).to(logits.device)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
     return losses.view_as(targets).sum(1) / (targets.shape[1] - 1)
 
@@ -47,7 +49,8 @@ def sweep(
     model: PreTrainedModel, input_ids: Tensor, batch_size: int | None, track: Track, ranks: Ranks
 ) -> None:
     """Back-propagate the mean loss over this process's share of the samples, batch by batch."""
-    first, batch_size = ranks.first(len(input_ids)), at_once(input_ids, batch_size)
+    tokens = TOKENS_PER_VISIT if is_layer_by_layer(model) else TOKENS_AT_ONCE
+    first, batch_size = ranks.first(len(input_ids)), at_once(input_ids, batch_size, tokens)
     batches = ranks.share(input_ids).split(batch_size)
     for number, batch in enumerate(track(batches, "estimate", len(batches))):
         backward(model, batch, first + number * batch_size, len(input_ids))

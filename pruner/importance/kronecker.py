@@ -11,6 +11,7 @@ from pruner.importance.backward import sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection
 from pruner.ranks import ALONE, Ranks
+from pruner.visiting import is_layer_by_layer
 
 
 def gradient_covariances(
@@ -34,8 +35,10 @@ def gradient_covariances(
         ranks: the processes that share the samples.
 
     Returns:
-        Name -> (out, out) fp32, in nats² per token and squared unit of the output.
+        Name -> (out, out) fp32, in nats² per token and squared unit of the output; in main memory where the
+        layers are too.
     """
+    kept_on = torch.device("cpu") if is_layer_by_layer(model) else None
     totals: dict[str, Tensor] = {}
     tokens = input_ids.numel()
 
@@ -44,11 +47,11 @@ def gradient_covariances(
 
     def receive(name: str, grad: Tensor) -> None:
         rows = grad.flatten(0, -2).float() * tokens
-        totals[name] = totals.get(name, 0) + rows.T @ rows / tokens
+        totals[name] = totals.get(name, 0) + (rows.T @ rows / tokens).to(kept_on or rows.device)
 
     with frozen(model), observed(model, projections, see, outputs=True):
         sweep(model, input_ids, batch_size, track, ranks)
-    ranks.add(*totals.values())
+    ranks.add(*totals.values(), through=model.device)
     return totals
 
 

@@ -59,7 +59,7 @@ def statistical_importance(
     scores = {}
     for name, projection in projections.items():
         weight = input_major(model.get_submodule(projection.module)).float()
-        mean, square = moments[name].float()
+        mean, square = moments[name].float().to(weight.device)
         index = torch.as_tensor(projection.index, device=weight.device)
         scores[name] = RULES[criterion](weight, mean, square)[index].sum(1).cpu()
     return scores

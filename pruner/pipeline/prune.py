@@ -1,6 +1,7 @@
 """prune(): discover, estimate, select, remove and compensate, in order."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from pruner.projections import Projection
 from pruner.ranks import ALONE, Ranks
 from pruner.selection import lowest
 from pruner.surgery import remove
+from pruner.visiting import layer_by_layer
 
 Scores = dict[str, Tensor]
 
@@ -39,6 +41,7 @@ def prune(
     track: Track = silent,
     *,
     together: bool = False,
+    visited: torch.device | None = None,
 ) -> PruningPlan:
     """Cut the model in place and say what was cut.
 
@@ -49,6 +52,8 @@ def prune(
         track: sees the work go by.
         together: every process of the default group calls this with the same model, and they share the
             samples; the result is on each.
+        visited: the decoder layers come to this device one at a time, and the rest of the model moves there;
+            None: the model works where it is.
 
     Returns:
         The plan; with the dense model it gives the pruned one again.
@@ -57,15 +62,16 @@ def prune(
         ValueError: settings, text and model do not fit one another; the model is untouched.
     """
     if settings.plan is not None:
-        return replay(model, tokenizer, settings, track, together=together)
-    data = draw_samples(settings.calibration, model, tokenizer, track) if settings.reads_text else None
-    ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
+        return replay(model, tokenizer, settings, track, together=together, visited=visited)
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
-    dense, rises = choose_layers(model, whole, settings, data, track, ranks)
-    groups = dense.prunable(settings)
-    asked = settled(model, dense, settings, track, Ranks.of_group() if together else ALONE)
-    dense.allocate(groups, asked.budget)
-    kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
+    with layer_by_layer(model, whole.structure.layers, visited) if visited else nullcontext():
+        data = draw_samples(settings.calibration, model, tokenizer, track) if settings.reads_text else None
+        ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
+        dense, rises = choose_layers(model, whole, settings, data, track, ranks)
+        groups = dense.prunable(settings)
+        asked = settled(model, dense, settings, track, Ranks.of_group() if together else ALONE)
+        dense.allocate(groups, asked.budget)
+        kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     return dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
 

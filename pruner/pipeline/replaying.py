@@ -1,8 +1,10 @@
 """A plan, carried out again."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruner.calibration import draw_samples
@@ -15,6 +17,7 @@ from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.ranks import ALONE, Ranks
 from pruner.surgery import remove
+from pruner.visiting import layer_by_layer
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,9 @@ def replay(
     track: Track = silent,
     *,
     together: bool = False,
+    visited: torch.device | None = None,
 ) -> PruningPlan:
-    """Remove what a plan names; compensate only if its calibration text is given again.
+    """Remove what a plan names; compensate only if its calibration text is given again; see `prune`.
 
     Raises:
         ValueError: the plan was made for another model, or the text is another; this model is untouched.
@@ -53,6 +57,7 @@ def replay(
     refit = Compensation(**{"epochs": 0, **plan.compensation, "streams": streams})  # an older plan has none
     ranks = Ranks.of_group(len(data.input_ids)) if together else ALONE
     dense = replace(whole, dropped=plan.dropped)
-    compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
+    with layer_by_layer(model, whole.structure.layers, visited) if visited else nullcontext():
+        compensate(model, dense, plan.kept, data.input_ids, refit, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     return plan

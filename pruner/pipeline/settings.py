@@ -29,6 +29,9 @@ class PruningSettings:
         calibration: the text that criteria look at.
         compensation: how what remains is refitted; null for not at all.
         rounds: without compensation, how often an equal part of the budget goes by scores on what is left.
+        layer_by_layer: keep the decoder layers in main memory and bring them to the GPU one at a time, each
+            run again in the backward pass; by default where the GPU's free memory is less than twice the
+            weights. On a CPU, gradient checkpointing alone.
         plan: replay this plan.json instead; no text is read, nothing is scored.
     """
 
@@ -42,6 +45,7 @@ class PruningSettings:
     calibration: Calibration = field(default_factory=Calibration)
     compensation: Compensation | None = field(default_factory=Compensation)
     rounds: int = 1
+    layer_by_layer: bool | None = None
     plan: str | None = None
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major, projection_of
 from pruner.ranks import ALONE, Ranks
 from pruner.surgery import remove
+from pruner.visiting import present
 
 Choose = Callable[[Projection, Moments, Tensor], tuple[int, ...]]
 """(projection, moments of its inputs and targets, its (in, out) weight) -> the units that stay."""
@@ -66,24 +67,25 @@ def compress(
     kept: dict[str, tuple[int, ...]] = {}
     for number, name in track(list(enumerate(layers)), "compress", len(layers)):
         here = {group.name: group for group in groups if group.layer == number}
-        if number > last:
-            advance(model.get_submodule(name), calls[number], dense, size)
-            continue
-        if number in dropped:
+        with present(model.get_submodule(name)):
+            if number > last:
+                advance(model.get_submodule(name), calls[number], dense, size)
+                continue
+            if number in dropped:
+                pruned = beside(dense, settings.streams) if pruned is dense else pruned
+                advance(model.get_submodule(name), calls[number], dense, size)
+                continue
+            if not here:
+                pruned = _both(model, name, calls[number], dense, pruned, size)
+                continue
             pruned = beside(dense, settings.streams) if pruned is dense else pruned
-            advance(model.get_submodule(name), calls[number], dense, size)
-            continue
-        if not here:
-            pruned = _both(model, name, calls[number], dense, pruned, size)
-            continue
-        pruned = beside(dense, settings.streams) if pruned is dense else pruned
-        walk = LayerWalk(
-            model, name, calls[number], dense, pruned, _readers(model, structure, here), settings, ranks
-        )
-        for projection in walk.projections:
-            if projection.group.name in here:
-                kept[projection.group.name] = walk.prune(projection, choose)
-        walk.leave()
+            walk = LayerWalk(
+                model, name, calls[number], dense, pruned, _readers(model, structure, here), settings, ranks
+            )
+            for projection in walk.projections:
+                if projection.group.name in here:
+                    kept[projection.group.name] = walk.prune(projection, choose)
+            walk.leave()
     if settings.epochs:
         del pruned
         gone = [layers[number] for number in dropped]

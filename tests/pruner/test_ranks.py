@@ -22,7 +22,7 @@ SAMPLES = torch.randint(3, 400, (5, 24), generator=torch.Generator().manual_seed
 WORLD = 2
 
 
-def pruned(folder, text, together):
+def pruned(folder, text, together, visited=None):
     """The widths and weights that the default settings lead to."""
     model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
     calibration = Calibration(
@@ -31,7 +31,7 @@ def pruned(folder, text, together):
     settings = PruningSettings(
         Budget(0.3, 1, layers=1), calibration=calibration, protect_first=1, protect_last=1
     )
-    plan = prune(model, tokenizer, settings, together=together)
+    plan = prune(model, tokenizer, settings, together=together, visited=visited)
     return plan.kept, model.state_dict()
 
 
@@ -63,7 +63,7 @@ def work(rank, folder, text, output):
     dist.init_process_group("gloo", init_method=f"file://{output}/meet", rank=rank, world_size=WORLD)
     result = (
         scored(folder, Ranks.of_group(len(SAMPLES))),
-        pruned(folder, text, together=True),
+        [pruned(folder, text, True, visited) for visited in (None, torch.device("cpu"))],
         [timed(folder, rank, slower) for slower in (0.1, 9)],
     )
     torch.save(result, output / f"{rank}.pt")
@@ -99,8 +99,9 @@ def max_of(scores):
 
 @pytest.mark.distributed
 def test_processes_prune_alike_and_as_one_alone_does(together, data, text):
+    """Also where layers come one at a time."""
     kept, weights = pruned(data / "stories260K", text, together=False)
-    for _, (theirs, state), _ in together:
+    for theirs, state in (way for _, ways, _ in together for way in ways):
         assert theirs == kept
         for name, weight in weights.items():
             torch.testing.assert_close(state[name], weight, rtol=1e-3, atol=1e-4)
