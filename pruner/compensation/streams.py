@@ -110,7 +110,7 @@ class Passage:
 
     Attributes:
         inputs: module -> its input.
-        outputs: module -> its output, (batch, seq_len, width); without the one where the pass ended.
+        outputs: module -> its output, (batch, seq_len, width); without the one at whose input the pass ended.
         hidden: the layer's output, None if the pass ended before it.
     """
 
@@ -120,7 +120,12 @@ class Passage:
 
 
 def watch(
-    layer: nn.Module, call: Call, hidden: Tensor, modules: Sequence[str], until: str | None = None
+    layer: nn.Module,
+    call: Call,
+    hidden: Tensor,
+    modules: Sequence[str],
+    until: str | None = None,
+    through: str | None = None,
 ) -> Passage:
     """Run a layer and take note of what enters and leaves some of its linear modules.
 
@@ -130,11 +135,12 @@ def watch(
         hidden: (batch, seq_len, width).
         modules: names inside the layer.
         until: end the pass when this one's input is there.
+        through: end it when this one's output is.
     """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     left = None
-    with _noting(layer, modules, inputs, outputs, until), suppress(Reached):
+    with _noting(layer, modules, inputs, outputs, until, through), suppress(Reached):
         left = call(layer, hidden)
     return Passage(
         inputs, {name: output.view(*hidden.shape[:-1], -1) for name, output in outputs.items()}, left
@@ -148,6 +154,7 @@ def _noting(
     inputs: dict[str, Tensor],
     outputs: dict[str, Tensor],
     until: str | None,
+    through: str | None,
 ) -> Iterator[None]:
     def before(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def note(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -158,7 +165,12 @@ def _noting(
         return note
 
     def after(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        return lambda _module, _args, output: outputs.update({name: output})
+        def note(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+            outputs[name] = output
+            if name == through:
+                raise Reached
+
+        return note
 
     handles: list[Any] = []
     for name in modules:

@@ -158,14 +158,15 @@ class LayerWalk:
     def moments(self, projection: Projection) -> Moments:
         """Of a projection's inputs in the pruned model with what is wanted of it: dense output and drift."""
         at = self.projections.index(projection)
-        here, before, after = self.modules[at], self.modules[:at], self.modules[at + 1 : at + 2]
+        here, before = self.modules[at], self.modules[:at]
+        through = None if here == self.modules[-1] else here  # the last one takes the dense stream along
         weight = input_major(self.layer.get_submodule(here))
         moments = Moments(len(weight), weight.shape[1], weight.device)
         size = self.settings.batch_size
         for rows, own in zip(*(stream.split(size) for stream in self.streams)):
             dense, pruned = rows.to(weight.device), own.to(weight.device)
             ours = watch(self.layer, self.call, pruned, [*before, here], until=here)
-            theirs = watch(self.original, self.call, dense, [*before, here, *after], until="".join(after))
+            theirs = watch(self.original, self.call, dense, [*before, here], through=through)
             drift = _residual(dense, theirs, before) - _residual(pruned, ours, before)
             moments.update(ours.inputs[here], theirs.outputs[here] + self.drift * drift)
             if theirs.hidden is not None:
