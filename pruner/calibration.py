@@ -34,7 +34,7 @@ class Calibration:
     """
 
     path: str | None = None
-    num_samples: int = 640
+    num_samples: int = 768
     seq_len: int = 128
     seed: int = 0
     field: str = "text"

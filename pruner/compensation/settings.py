@@ -18,7 +18,7 @@ class Compensation:
             on the result.
     """
 
-    damping: float = 0.1
+    damping: float = 0.25
     drift: float = 0.5
     batch_size: int = 16
     epochs: int = 1
