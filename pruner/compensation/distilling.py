@@ -1,4 +1,4 @@
-"""What the refits leave: all weights learn the dense model's predictions, in the memory of the weights."""
+"""What the refits leave: all weights learn from the dense model and the text, in their own memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -30,13 +30,15 @@ def distil(
     track: Track,
     ranks: Ranks,
 ) -> None:
-    """Teach the decoder's weight matrices what the dense model predicts, by KL(dense ‖ pruned) at each token.
+    """Teach the decoder's weight matrices what the dense model predicts, and how the text goes on.
 
-    A gradient is used as soon as it is there and then freed (LOMO, Lv et al. 2023), in a step of Adafactor
-    without momentum (Shazeer and Stern 2018): beside the weights there is one gradient, the activations of
-    512 tokens and one sample's logits. Processes that share the samples keep a pass's gradients until they
-    are summed. The dense model is there as the hidden states that leave its last layer; norms, embeddings and
-    head stay as they were, and make its logits of them.
+    The loss is that of Hinton et al. 2015 (section 2): KL(dense ‖ pruned) at each token and cross-entropy
+    with the token that follows, in the shares that the settings say. A gradient is used as soon as it is
+    there and then freed (LOMO, Lv et al. 2023), in a step of Adafactor without momentum (Shazeer and Stern
+    2018): beside the weights there is one gradient, the activations of 512 tokens and one sample's logits.
+    Processes that share the samples keep a pass's gradients until they are summed. The dense model is there
+    as the hidden states that leave its last layer; norms, embeddings and head stay as they were, and make
+    its logits of them.
 
     Args:
         model: pruned; its matrices are changed in place.
@@ -44,7 +46,7 @@ def distil(
         dropped: those of them that are passed by.
         teacher: (num_samples, seq_len, width), what leaves the dense model's last layer for the samples.
         input_ids: (num_samples, seq_len) int64 of all processes; the teacher has this one's share.
-        settings: passes and learning rate.
+        settings: passes, learning rate and the divergence's share.
         track: sees the steps go by.
         ranks: the processes that share the samples.
 
@@ -67,7 +69,8 @@ def distil(
             mine = [number - first for number in together if 0 <= number - first < len(share)]
             rows = mine or [0]  # without a sample, still in step with the others
             scale = share.shape[1] / len(together)  # summed over tokens: means would vanish in float16
-            descend(model, ending, share[rows], teacher[rows], scale * (len(mine) > 0))
+            scale *= len(mine) > 0
+            descend(model, ending, share[rows], teacher[rows], settings.divergence, scale)
             descent.meet()
 
 
@@ -112,21 +115,26 @@ def matrices_of(model: nn.Module, layers: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def descend(
-    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, teacher: Tensor, scale: float
+    model: PreTrainedModel,
+    ending: Mapping[str, Bypass],
+    input_ids: Tensor,
+    teacher: Tensor,
+    divergence: float,
+    scale: float,
 ) -> None:
-    """Backward pass of the samples' divergences, summed and scaled; logits are there of one sample at a time.
+    """Backward pass of the samples' losses, summed and scaled; logits are there of one sample at a time.
 
     Raises:
-        ValueError: a divergence is not finite.
+        ValueError: a loss is not finite.
     """
     hidden = hidden_states(model, list(ending)[-1], input_ids)
     last = hidden.detach().requires_grad_()
     for ids, wanted, given in zip(input_ids.split(1), teacher.split(1), last.split(1)):
-        loss = divergence(model, ending, ids, wanted, given)
+        loss = loss_of(model, ending, ids, wanted, given, divergence)
         if not loss.isfinite():
             raise ValueError(
-                f"the pruned model's predictions are not finite (divergence {loss.item()}); load the model "
-                "in bfloat16 or float32, or set compensation.epochs to 0"
+                f"the pruned model's predictions are not finite (loss {loss.item()}); load the model in "
+                "bfloat16 or float32, or set compensation.epochs to 0"
             )
         (loss * scale).backward()
     hidden.backward(last.grad)
@@ -145,10 +153,15 @@ def hidden_states(model: PreTrainedModel, last: str, input_ids: Tensor) -> Tenso
     return left[0]
 
 
-def divergence(
-    model: PreTrainedModel, ending: Mapping[str, Bypass], input_ids: Tensor, teacher: Tensor, hidden: Tensor
+def loss_of(
+    model: PreTrainedModel,
+    ending: Mapping[str, Bypass],
+    input_ids: Tensor,
+    teacher: Tensor,
+    hidden: Tensor,
+    divergence: float = 1.0,
 ) -> Tensor:
-    """KL(dense ‖ pruned), mean over the tokens, in nats.
+    """KL(dense ‖ pruned) and the text's cross-entropy, means over the tokens, in nats.
 
     Args:
         model: pruned; its last norm and head stand for the dense model's too.
@@ -156,11 +169,16 @@ def divergence(
         input_ids: (samples, seq_len).
         teacher: (samples, seq_len, width), what leaves the dense model's last layer.
         hidden: what leaves the pruned model's.
+        divergence: the share of KL; the rest is cross-entropy.
     """
     with torch.no_grad():
         wanted = log_probabilities(model, ending, input_ids, teacher.to(hidden.device))
     given = log_probabilities(model, ending, input_ids, hidden)
-    return F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+    loss = divergence * F.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+    if divergence < 1:
+        following = input_ids[:, 1:, None].to(given.device)
+        loss = loss - (1 - divergence) * given[:, :-1].gather(-1, following).mean()
+    return loss
 
 
 def log_probabilities(

@@ -13,6 +13,8 @@ class Compensation:
         batch_size: samples that walk through a layer at once; no influence on the result.
         epochs: passes over the text in which the decoder's weights, all of them, learn the dense model's
             predictions once the refits are done; 0 for none.
+        divergence: share of the divergence from the dense model in those passes' loss, the rest is
+            cross-entropy with the text; 1 where the text is not what the model is for.
         learning_rate: of those passes, relative to the root mean square of each weight matrix.
         streams: folder for the two streams of hidden states as files, where memory has no room; no influence
             on the result.
@@ -22,6 +24,7 @@ class Compensation:
     drift: float = 0.5
     batch_size: int = 16
     epochs: int = 1
+    divergence: float = 0.5
     learning_rate: float = 1.5e-3
     streams: str | None = None
 
@@ -31,8 +34,8 @@ class Compensation:
                 "compensation needs damping above 0, drift between 0 and 1 and batch_size of at least 1, got "
                 f"{self.damping}, {self.drift} and {self.batch_size}"
             )
-        if self.epochs < 0 or self.learning_rate <= 0:
+        if self.epochs < 0 or self.learning_rate <= 0 or not 0 <= self.divergence <= 1:
             raise ValueError(
-                "compensation needs epochs of at least 0 and a learning_rate above 0, got "
-                f"{self.epochs} and {self.learning_rate}"
+                "compensation needs epochs of at least 0, a learning_rate above 0 and divergence between 0 "
+                f"and 1, got {self.epochs}, {self.learning_rate} and {self.divergence}"
             )

@@ -1,6 +1,6 @@
 """Backward passes over calibration samples in which nothing that is not asked for is kept."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,31 +29,38 @@ def language_loss(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
     return losses.view_as(targets).sum(1) / (targets.shape[1] - 1)
 
 
-def backward(model: PreTrainedModel, batch: Tensor, first: int, num_samples: int) -> None:
+def backward(model: PreTrainedModel, batch: Tensor, numbers: Sequence[int], num_samples: int) -> None:
     """Back-propagate a batch's share of the mean loss over `num_samples`.
 
     Raises:
-        ValueError: the loss of a sample is not finite; `first` is the number of the batch's first sample.
+        ValueError: the loss of a sample is not finite; `numbers` says which sample of the text it is.
     """
     losses = language_loss(model, batch)
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         raise ValueError(
-            f"the loss of calibration sample {first + int(bad[0])} is {losses[bad[0]].item()}; the model "
+            f"the loss of calibration sample {numbers[int(bad[0])]} is {losses[bad[0]].item()}; the model "
             "does not survive its own weights' precision: load it in bfloat16 or float32"
         )
     (losses.sum() / num_samples).backward()
 
 
 def sweep(
-    model: PreTrainedModel, input_ids: Tensor, batch_size: int | None, track: Track, ranks: Ranks
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    batch_size: int | None,
+    track: Track,
+    ranks: Ranks,
+    every: int = 1,
 ) -> None:
-    """Back-propagate the mean loss over this process's share of the samples, batch by batch."""
+    """Back-propagate the mean loss over this process's share of each `every`-th sample, batch by batch."""
+    samples = input_ids[::every]
     tokens = TOKENS_PER_VISIT if is_layer_by_layer(model) else TOKENS_AT_ONCE
-    first, batch_size = ranks.first(len(input_ids)), at_once(input_ids, batch_size, tokens)
-    batches = ranks.share(input_ids).split(batch_size)
-    for number, batch in enumerate(track(batches, "estimate", len(batches))):
-        backward(model, batch, first + number * batch_size, len(input_ids))
+    share, batch_size = ranks.share(samples), at_once(samples, batch_size, tokens)
+    batches = share.split(batch_size) if len(share) else ()
+    numbers = range(0, len(input_ids), every)[ranks.first(len(samples)) :]
+    for start, batch in enumerate(track(batches, "estimate", len(batches))):
+        backward(model, batch, numbers[start * batch_size :], len(samples))
 
 
 def parameters_of(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:

@@ -9,9 +9,18 @@ from transformers import PreTrainedModel
 from pruner.importance.activations import frozen, observed, with_gradient
 from pruner.importance.backward import sweep
 from pruner.progress import Track, silent
-from pruner.projections import Projection
+from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks
 from pruner.visiting import is_layer_by_layer
+
+
+def stride(num_samples: int) -> int:
+    """One of how many samples gives gradients: all of a short text, every fourth of a long one.
+
+    The covariance is only multiplied with, and a quarter of a long text tells it as well; the inputs'
+    moments, which are inverted, take all of it.
+    """
+    return max(1, min(4, num_samples // 64))
 
 
 def gradient_covariances(
@@ -21,6 +30,7 @@ def gradient_covariances(
     batch_size: int | None = None,
     track: Track = silent,
     ranks: Ranks = ALONE,
+    every: int = 1,
 ) -> dict[str, Tensor]:
     """G = E[g gᵀ] over tokens, g the gradient of the text's summed loss at a projection's output.
 
@@ -33,24 +43,29 @@ def gradient_covariances(
         batch_size: samples in one backward pass, None for 512 tokens; no influence on the result.
         track: sees the passes go by.
         ranks: the processes that share the samples.
+        every: only each so-manieth sample is read.
 
     Returns:
         Name -> (out, out) fp32, in nats² per token and squared unit of the output; in main memory where the
         layers are too.
     """
     kept_on = torch.device("cpu") if is_layer_by_layer(model) else None
-    totals: dict[str, Tensor] = {}
-    tokens = input_ids.numel()
+    weights = {name: input_major(model.get_submodule(each.module)) for name, each in projections.items()}
+    totals = {
+        name: torch.zeros(2 * weight.shape[1:], device=kept_on or weight.device)
+        for name, weight in weights.items()
+    }
+    tokens = input_ids[::every].numel()
 
     def see(name: str, output: Tensor) -> None:
         with_gradient(output, lambda grad: receive(name, grad))
 
     def receive(name: str, grad: Tensor) -> None:
         rows = grad.flatten(0, -2).float() * tokens
-        totals[name] = totals.get(name, 0) + (rows.T @ rows / tokens).to(kept_on or rows.device)
+        totals[name] += (rows.T @ rows / tokens).to(totals[name].device)
 
     with frozen(model), observed(model, projections, see, outputs=True):
-        sweep(model, input_ids, batch_size, track, ranks)
+        sweep(model, input_ids, batch_size, track, ranks, every)
     ranks.add(*totals.values(), through=model.device)
     return totals
 

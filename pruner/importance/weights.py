@@ -134,7 +134,7 @@ def _sweep(model: PreTrainedModel, folding: Folding, input_ids: Tensor, size: in
     for part, first, batch in track(steps, "estimate", len(steps)):
         folding.samples = f"calibration sample {first}" + f" to {first + len(batch) - 1}" * (len(batch) > 1)
         with streamed_gradients(model, part, folding.receive):
-            backward(model, batch, first, folding.num_samples)
+            backward(model, batch, range(first, first + len(batch)), folding.num_samples)
 
 
 def _by_layer(parameters: Mapping[str, nn.Parameter]) -> list[Mapping[str, nn.Parameter]]:

@@ -13,7 +13,7 @@ from pruner.discovery import discover
 from pruner.groups import Group, Kept
 from pruner.importance import estimate_importance
 from pruner.importance.activations import project
-from pruner.importance.kronecker import cheapest, gradient_covariances
+from pruner.importance.kronecker import cheapest, gradient_covariances, stride
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.depth import choose_layers, without_layers
 from pruner.pipeline.measured import settled
@@ -134,7 +134,9 @@ def prune_within(
         if not losing:
             return {group.name: range(group.num_units) for group in groups}, {}
         projections = project(model, losing)
-        covariances = gradient_covariances(model, projections, data.input_ids, track=track, ranks=ranks)
+        text = data.input_ids
+        every = stride(len(text))
+        covariances = gradient_covariances(model, projections, text, track=track, ranks=ranks, every=every)
     scores: Scores = {}
     damping = settings.compensation.damping
 
@@ -146,7 +148,7 @@ def prune_within(
         kept, scores[name] = cheapest(best, inverse, covariance, index, removed[name])
         return kept
 
-    refit, text = settings.compensation, data.input_ids
+    refit = settings.compensation
     chosen = compress(model, dense.structure, losing, text, choose, refit, track, ranks, dense.dropped)
     return {group.name: chosen.get(group.name, range(group.num_units)) for group in groups}, scores
 

@@ -54,7 +54,8 @@ def replay(
             f"{plan.calibration['fingerprint']}: give that text, or none to leave compensation out"
         )
     streams = settings.compensation.streams if settings.compensation else None
-    refit = Compensation(**{"epochs": 0, **plan.compensation, "streams": streams})  # an older plan has none
+    before = {"epochs": 0, "divergence": 1.0}  # what plans that do not say were made with
+    refit = Compensation(**{**before, **plan.compensation, "streams": streams})
     ranks = Ranks.of_group(len(data.input_ids)) if together else ALONE
     dense = replace(whole, dropped=plan.dropped)
     with layer_by_layer(model, whole.structure.layers, visited) if visited else nullcontext():

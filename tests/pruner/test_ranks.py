@@ -10,6 +10,8 @@ from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.discovery import discover
 from pruner.importance import CRITERIA, NEED_NO_TEXT, estimate_importance
+from pruner.importance.activations import project
+from pruner.importance.kronecker import gradient_covariances
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.measured import settled
@@ -44,6 +46,13 @@ def scored(folder, ranks):
     }
 
 
+def covered(folder, ranks):
+    """Covariances of gradients of every third sample, and of one alone, which only the first process has."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    projections = project(model, discover(model).groups)
+    return [gradient_covariances(model, projections, SAMPLES, every=every, ranks=ranks) for every in (3, 5)]
+
+
 def timed(folder, rank, slower):
     """The ratio at which a model takes half the time, on machines of which only the first is as fast."""
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -65,6 +74,7 @@ def work(rank, folder, text, output):
         scored(folder, Ranks.of_group(len(SAMPLES))),
         [pruned(folder, text, True, visited) for visited in (None, torch.device("cpu"))],
         [timed(folder, rank, slower) for slower in (0.1, 9)],
+        covered(folder, Ranks.of_group(len(SAMPLES))),
     )
     torch.save(result, output / f"{rank}.pt")
     dist.destroy_process_group()
@@ -89,7 +99,7 @@ def together(data, text, tmp_path_factory):
 @pytest.mark.parametrize("criterion", SCORED)
 def test_scores_do_not_depend_on_the_number_of_processes(together, data, criterion):
     alone = scored(data / "stories260K", ALONE)[criterion]
-    for scores, _, _ in together:
+    for scores, *_ in together:
         torch.testing.assert_close(scores[criterion], alone, rtol=1e-4, atol=1e-6 * max_of(alone))
 
 
@@ -98,10 +108,19 @@ def max_of(scores):
 
 
 @pytest.mark.distributed
+def test_covariances_do_not_depend_on_the_number_of_processes(together, data):
+    """Also where there are more of them than samples."""
+    for alone, *theirs in zip(covered(data / "stories260K", ALONE), *(found for *_, found in together)):
+        for other in theirs:
+            for name, covariance in alone.items():
+                torch.testing.assert_close(other[name], covariance, rtol=1e-4, atol=1e-6 * max_of(alone))
+
+
+@pytest.mark.distributed
 def test_processes_prune_alike_and_as_one_alone_does(together, data, text):
     """Also where layers come one at a time."""
     kept, weights = pruned(data / "stories260K", text, together=False)
-    for theirs, state in (way for _, ways, _ in together for way in ways):
+    for theirs, state in (way for _, ways, *_ in together for way in ways):
         assert theirs == kept
         for name, weight in weights.items():
             torch.testing.assert_close(state[name], weight, rtol=1e-3, atol=1e-4)
@@ -111,7 +130,7 @@ def test_processes_prune_alike_and_as_one_alone_does(together, data, text):
 def test_a_measured_target_is_what_the_first_process_measured(together, data):
     """Also where the others could not reach it."""
     alone = timed(data / "stories260K", 0, 9)
-    assert [found for _, _, found in together] == [[alone, alone]] * WORLD
+    assert [found for _, _, found, _ in together] == [[alone, alone]] * WORLD
 
 
 def test_every_sample_belongs_to_one_process():

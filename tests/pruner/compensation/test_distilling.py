@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from pruner.budget import Budget
@@ -11,9 +12,9 @@ from pruner.compensation import Compensation
 from pruner.compensation.distilling import (
     descend,
     distil,
-    divergence,
     hidden_states,
     log_probabilities,
+    loss_of,
     matrices_of,
 )
 from pruner.compensation.factored import Factored, rounded
@@ -59,7 +60,8 @@ def test_the_model_makes_its_own_predictions_of_what_leaves_its_last_layer(model
     torch.testing.assert_close(given, expected)
 
 
-def test_the_backward_pass_is_that_of_the_divergence_of_all_predictions(model, tokens):
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.0])
+def test_the_backward_pass_is_that_of_divergence_and_cross_entropy_of_all_predictions(model, tokens, share):
     layers = discover(model).layers
     expected_of, matrices = model(tokens, use_cache=False).logits, dict(matrices_of(model, layers))
     teacher = torch.randn_like(hidden_states(model, layers[-1], tokens))
@@ -67,10 +69,12 @@ def test_the_backward_pass_is_that_of_the_divergence_of_all_predictions(model, t
     with torch.no_grad():
         wanted = log_probabilities(model, ending, tokens, teacher)
     given = expected_of.log_softmax(-1)
-    loss = (wanted.exp() * (wanted - given)).sum(-1).mean(-1).sum() * 0.5
+    divergence = (wanted.exp() * (wanted - given)).sum(-1).mean(-1)
+    surprise = F.cross_entropy(given[:, :-1].mT, tokens[:, 1:], reduction="none").mean(-1)
+    loss = (share * divergence + (1 - share) * surprise).sum() * 0.5
     expected = torch.autograd.grad(loss, list(matrices.values()), materialize_grads=True)
     with streamed_gradients(model, matrices, lambda name, gradient: found.update({name: gradient.clone()})):
-        descend(model, ending, tokens, teacher, 0.5)
+        descend(model, ending, tokens, teacher, share, 0.5)
     for name, gradient in zip(matrices, expected):
         torch.testing.assert_close(found.get(name, torch.zeros_like(gradient)), gradient)
 
@@ -79,7 +83,7 @@ def test_the_backward_pass_is_that_of_the_divergence_of_all_predictions(model, t
 def distance(model, layers, tokens, teacher):
     """Mean divergence of the model from the dense one."""
     hidden = hidden_states(model, layers[-1], tokens)
-    return divergence(model, bypasses(model, layers, tokens[:1]), tokens, teacher, hidden).item()
+    return loss_of(model, bypasses(model, layers, tokens[:1]), tokens, teacher, hidden).item()
 
 
 def test_all_matrices_of_the_layers_come_nearer_to_the_dense_model_and_all_else_stays(model, tokens):
@@ -92,7 +96,8 @@ def test_all_matrices_of_the_layers_come_nearer_to_the_dense_model_and_all_else_
     before = copy.deepcopy(model.state_dict())
     asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     far = distance(model, layers, tokens, teacher)
-    distil(model, layers, [], teacher, tokens, Compensation(epochs=8, learning_rate=0.01), silent, ALONE)
+    settings = Compensation(epochs=8, divergence=1.0, learning_rate=0.01)
+    distil(model, layers, [], teacher, tokens, settings, silent, ALONE)
     assert 0 < distance(model, layers, tokens, teacher) < 0.9 * far
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) != (name in matrices), name
@@ -110,6 +115,16 @@ def test_predictions_that_are_not_finite_are_refused(tokens):
         distil(model, layers, [], teacher, tokens, Compensation(), silent, ALONE)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"divergence": 1.5}, {"divergence": -0.1}, {"epochs": -1}, {"learning_rate": 0.0}, {"damping": 0.0}],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused_with_what_came(wrong):
+    with pytest.raises(ValueError, match=f"compensation needs .*{next(iter(wrong.values()))}"):
+        Compensation(**wrong)
+
+
 def test_a_pass_over_the_text_helps_on_text_it_has_not_seen(stories, tmp_path):
     model, tokenizer = stories
     torch.manual_seed(0)
@@ -125,7 +140,7 @@ def test_a_pass_over_the_text_helps_on_text_it_has_not_seen(stories, tmp_path):
             protect_first=1,
             protect_last=0,
             calibration=Calibration(str(file), num_samples=64, seq_len=64),
-            compensation=Compensation(epochs=epochs),
+            compensation=Compensation(epochs=epochs, divergence=1.0),
         )
         prune(pruned, tokenizer, settings)
         found[epochs] = distance(pruned, layers, held_out, teacher)

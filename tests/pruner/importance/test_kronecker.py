@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pruner.importance.kronecker import cheapest, gradient_covariances, unit_costs
+from pruner.importance.kronecker import cheapest, gradient_covariances, stride, unit_costs
 from pruner.projections import projection_of
 
 
@@ -71,3 +71,24 @@ def test_covariances_are_those_of_the_summed_loss_whatever_the_batch(tiny, group
     for batch_size in (1, 4, 6):
         found = gradient_covariances(tiny, projections, samples, batch_size)[name]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_third_sample_counts_as_if_there_were_no_other(tiny, groups, samples):
+    group = next(group for group in groups if group.kind == "mlp")
+    projections = {group.name: projection_of(tiny, group)}
+    found = gradient_covariances(tiny, projections, samples, batch_size=1, every=3)
+    alone = gradient_covariances(tiny, projections, samples[[0, 3]], batch_size=1)
+    assert torch.equal(found[group.name], alone[group.name])
+
+
+def test_a_loss_that_is_not_finite_names_the_sample_of_the_text(tiny, groups, samples, monkeypatch):
+    monkeypatch.setattr(
+        "pruner.importance.backward.language_loss",
+        lambda _model, batch: torch.where((batch == samples[4]).all(1), torch.nan, 1.0),
+    )
+    with pytest.raises(ValueError, match="loss of calibration sample 4 is nan"):
+        gradient_covariances(tiny, {}, samples, every=2)
+
+
+def test_of_a_long_text_a_quarter_gives_gradients_and_of_a_short_one_all():
+    assert [stride(number) for number in (1, 127, 128, 256, 768)] == [1, 1, 2, 4, 4]

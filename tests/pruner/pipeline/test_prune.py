@@ -72,12 +72,17 @@ def test_a_replay_with_the_same_text_gives_the_same_model(stories, text, tmp_pat
     assert_equal(model, again)
 
 
-def test_a_plan_from_before_the_last_pass_is_replayed_without_it(stories, text, tmp_path):
+@pytest.mark.parametrize(
+    ("then", "unknown"),
+    [({"epochs": 0}, ("epochs", "divergence", "learning_rate")), ({"divergence": 1.0}, ("divergence",))],
+)
+def test_a_plan_of_an_older_release_is_replayed_as_it_was_made(stories, text, tmp_path, then, unknown):
     model, tokenizer = stories
     again, file = copy.deepcopy(model), tmp_path / "plan.json"
-    prune(model, tokenizer, settings(text, compensation=Compensation(epochs=0))).save(file)
+    prune(model, tokenizer, settings(text, compensation=Compensation(**then))).save(file)
     plan = json.loads(file.read_text())
-    del plan["compensation"]["epochs"], plan["compensation"]["learning_rate"]
+    for name in unknown:
+        del plan["compensation"][name]
     file.write_text(json.dumps(plan))
     prune(again, tokenizer, PruningSettings(plan=str(file), calibration=Calibration(text.path)))
     assert_equal(model, again)
