@@ -29,7 +29,7 @@ from pruner.checkpoint import load_model, load_tokenizer
 from pruner.discovery import discover
 from pruner.importance.activations import project
 from pruner.importance.backward import language_loss
-from pruner.importance.kronecker import gradient_covariances
+from pruner.importance.kronecker import gradient_covariances, stride
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
 from pruner.run_folder import write_text
@@ -158,7 +158,8 @@ def scoring(model: Any, _tokenizer: Any, text: Any, ids: torch.Tensor) -> Work:
     groups = prunable(dense.structure, settings.kinds, settings.protect_first, settings.protect_last)
     removed = dense.allocate(groups, settings.budget)
     projections = project(model, [group for group in groups if removed[group.name]])
-    return lambda: gradient_covariances(model, projections, ids, batch_size=BATCH)
+    every = stride(len(ids))
+    return lambda: gradient_covariances(model, projections, ids, batch_size=BATCH, every=every)
 
 
 def default(model: Any, tokenizer: Any, text: Any, _ids: Any) -> Work:

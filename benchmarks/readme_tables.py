@@ -1,13 +1,12 @@
 """Writes the README's tables from the committed results: python benchmarks/readme_tables.py [--check]"""
 
 import argparse
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+from quality_tables import mean, result, results_table
+
+README = Path(__file__).parent.parent / "README.md"
 BOTH = ("default", "llm-pruner")
 MEMORY = "default / weights, activations and streams, memory"
 KEPT = "first order / weights and activations, memory"
@@ -39,11 +38,6 @@ def filled(text: str) -> str:
             rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL
         )
     return text
-
-
-def result(name: str) -> Any:
-    """A committed result."""
-    return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
 def claim_table() -> str:
@@ -133,65 +127,6 @@ def packing_table() -> str:
         "token is the same (SmolLM2-135M, LoRA, one CPU thread, medians of "
         f"{len(found['arms']['packed']['all_speeds'])}; `benchmarks/throughput.py`).\n"
     )
-
-
-def results_table() -> str:
-    """SmolLM2-135M without a fifth and two fifths of its decoder, by method; and recovered."""
-    rows = result("quality")
-    cases: dict[tuple[float, str], list[dict[str, float]]] = {}
-    for row in rows:
-        if row["stage"] == "pruned":
-            cases.setdefault((row["removed"], row["method"]), []).append(row)
-    lines = [
-        "SmolLM2-135M pruned on C4, perplexity on the first 20,480 tokens of WikiText-2's test split (dense: 53.8 at "
-        "windows of 128), before any recovery; `llm-pruner` is the paper's recipe, the better of pruning with and "
-        "without attention; `default` ends with one pass over its calibration text in which all weights learn the dense "
-        "model's predictions, `refits alone` leaves that out and reads 192 samples instead of 768; means over calibration seeds, in brackets the extremes "
-        "(`python benchmarks/quality.py`):",
-        "",
-        "| removed | method | at 128 | at 1,024 | of `llm-pruner` | seeds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (removed, method), found in sorted(
-        cases.items(), key=lambda case: (case[0][0], case[0][1] == "default", case[0][1])
-    ):
-        base = mean(cases[removed, "llm-pruner"], "perplexity_128")
-        lines.append(
-            f"| {removed:.0%} | `{method}` | {spread(found, 'perplexity_128')} | {spread(found, 'perplexity_1024')} | "
-            f"{mean(found, 'perplexity_128') / base:.2f} | {len(found)} |"
-        )
-    return "\n".join([*lines, "", *recovery_lines()])
-
-
-def recovery_lines() -> list[str]:
-    """The same model after equal recovery."""
-    file = HERE / "results" / "recovery.json"
-    rows = json.loads(file.read_text()) if file.exists() else []
-    if not rows:
-        return []
-    return [
-        f"A fifth removed (seed 0), then {rows[0]['steps']} steps of four Alpaca records "
-        "(`python benchmarks/recovery.py`):",
-        "",
-        "| pruned by | recovery | at 128 | at 1,024 |",
-        "|---|---|---|---|",
-        *(
-            f"| `{row['method']}` | {row['recovery']} | {row['perplexity_128']:.1f} | {row['perplexity_1024']:.1f} |"
-            for row in rows
-        ),
-        "",
-    ]
-
-
-def mean(rows: list[dict[str, float]], key: str) -> float:
-    return sum(row[key] for row in rows) / len(rows)
-
-
-def spread(rows: list[dict[str, float]], key: str) -> str:
-    """Mean, and in brackets the extremes where there are several."""
-    values = [row[key] for row in rows]
-    extremes = f" ({min(values):.1f} – {max(values):.1f})" if len(values) > 1 else ""
-    return f"{mean(rows, key):.1f}{extremes}"
 
 
 if __name__ == "__main__":
