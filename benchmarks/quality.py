@@ -50,8 +50,7 @@ METHODS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "gate-fisher": [{**LONG_TEXT, "pruner.criterion": "gate_fisher"}],
     "wanda-sp": [{**LONG_TEXT, "pruner.criterion": "wanda_sp"}],
     "flap": [{**LONG_TEXT, "pruner.criterion": "flap"}],
-    "refits alone": [{**DEFAULT, **LONG_TEXT, "pruner.compensation": "{epochs: 0, damping: 0.1}"}],
-    "divergence alone": [{**DEFAULT, "pruner.compensation": "{divergence: 1.0}"}],
+    "refits alone": [{**DEFAULT, **LONG_TEXT, "pruner.compensation": "{epochs: 0}"}],
     "default": [{**DEFAULT, "pruner.compensation": "{}"}],
 }
 """Method -> the settings it may take, of which the better counts."""

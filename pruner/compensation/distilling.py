@@ -16,6 +16,9 @@ from pruner.progress import Track
 from pruner.ranks import Ranks
 from pruner.visiting import present
 
+STEP = 256
+"""Tokens in a step: more, smaller steps get further on as little text."""
+
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises; afterwards it falls to nothing."""
 
@@ -35,7 +38,7 @@ def distil(
     The loss is that of Hinton et al. 2015 (section 2): KL(dense ‖ pruned) at each token and cross-entropy
     with the token that follows, in the shares that the settings say. A gradient is used as soon as it is
     there and then freed (LOMO, Lv et al. 2023), in a step of Adafactor without momentum (Shazeer and Stern
-    2018): beside the weights there is one gradient, the activations of 512 tokens and one sample's logits.
+    2018): beside the weights there is one gradient, the activations of 256 tokens and one sample's logits.
     Processes that share the samples keep a pass's gradients until they are summed. The dense model is there
     as the hidden states that leave its last layer; norms, embeddings and head stay as they were, and make
     its logits of them.
@@ -56,7 +59,7 @@ def distil(
     first, share = ranks.first(len(input_ids)), ranks.share(input_ids)
     ending = bypasses(model, layers, share[:1].to(model.device))
     descent = Descent(model, layers, ranks)
-    num_steps = -(-len(input_ids) // at_once(input_ids, None))
+    num_steps = -(-len(input_ids) // at_once(input_ids, None, STEP))
     total = settings.epochs * num_steps
     with (
         bypassed(model, {name: ending[name] for name in dropped}),

@@ -20,11 +20,11 @@ class Compensation:
             on the result.
     """
 
-    damping: float = 0.25
+    damping: float = 0.1
     drift: float = 0.5
     batch_size: int = 16
     epochs: int = 1
-    divergence: float = 0.5
+    divergence: float = 0.7
     learning_rate: float = 1.5e-3
     streams: str | None = None
 
