@@ -1,6 +1,6 @@
 """How much is to go, as a user says it, and as a number of parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pruner.groups import Shapes, count_parameters
@@ -23,6 +23,8 @@ class Budget:
         bytes_per_parameter: in the type that they will be kept in: 2 for bfloat16, 0.5 for four bits.
         target_macs: multiply-accumulates for each token of a pass over 128, as in `llm-prune evaluate`.
         target_latency: seconds for each token generated, one sequence at a time, measured on this machine.
+        widths: kind -> units that every unprotected layer keeps, in the place of a share or target: channels
+            for mlp; heads, or key-value groups with their heads, for attention. What has no more keeps all.
         tensor_parallel: GPUs that will share each layer: the channels and attention units that stay divide
             by their number.
         layers: decoder layers that go whole, those whose absence raises the calibration text's loss least
@@ -36,6 +38,7 @@ class Budget:
     bytes_per_parameter: float = 2.0
     target_macs: int | None = None
     target_latency: float | None = None
+    widths: Mapping[str, int] | None = None
     tensor_parallel: int = 1
     layers: int = 0
 
@@ -55,6 +58,17 @@ class Budget:
                 f"budget.ratio is {self.ratio}, and {given} is asked for too: both say how much goes; leave "
                 "the target out, or set budget.ratio to null"
             )
+        if self.widths is not None and (given or self.ratio is not None):
+            other = given or {"ratio": self.ratio}
+            raise ValueError(
+                f"budget.widths says what every layer keeps, and {other} how much goes: leave one out, or "
+                "set it to null"
+            )
+        if self.widths is not None and (not self.widths or min(self.widths.values()) < 1):
+            raise ValueError(
+                "budget.widths needs kinds of units with how many of each stay, at least 1, such as "
+                f"{{mlp: 1024, attention: 2}}; got {dict(self.widths)}"
+            )
         if self.tensor_parallel < 1:
             raise ValueError(f"budget.tensor_parallel counts GPUs, from 1; got {self.tensor_parallel}")
         if self.layers < 0:
@@ -68,8 +82,9 @@ class Budget:
 
     @property
     def share(self) -> float | None:
-        """The share of the decoder that is to go, None where a target says how much."""
-        return DEFAULT_RATIO if self.ratio is None and not self.targets else self.ratio
+        """The share of the decoder that is to go, None where a target or widths say how much."""
+        others = self.targets or self.widths
+        return DEFAULT_RATIO if self.ratio is None and not others else self.ratio
 
     @property
     def is_measured(self) -> bool:

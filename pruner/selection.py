@@ -39,6 +39,7 @@ def allocate(
     attention units that fit in the share, and MLP channels for the rest. The steps that are missing then
     come from the first layers; unless no layer is protected: then all stay alike.
     "global": the units with the lowest score per parameter saved go, wherever they are.
+    A budget of widths says it by itself.
 
     Args:
         groups: what may lose units, each of one layer.
@@ -54,6 +55,8 @@ def allocate(
     """
     if granularity not in get_args(Granularity):
         raise ValueError(f"no granularity {granularity!r}; there are {', '.join(get_args(Granularity))}")
+    if budget.widths is not None:
+        return _beyond(groups, budget.widths, budget.tensor_parallel)
     alike = granularity == "block" and len({group.layer for group in groups}) == len(layers) - len(dropped)
     candidates = candidates_of(groups, shapes, budget, alike)
     total = decoder_parameters(shapes, layers)
@@ -79,6 +82,30 @@ def allocate(
         removed = _global(candidates, asked, scores)
     _check_reached(candidates, removed, asked, whole, total)
     return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
+
+
+def _beyond(groups: Sequence[Group], widths: Mapping[str, int], tensor_parallel: int) -> dict[str, int]:
+    """The units of every group beyond the width of its kind.
+
+    Raises:
+        ValueError: no group of a kind has so many, or the GPUs asked for cannot share what stays.
+    """
+    sizes: dict[str, int] = {}
+    for group in groups:
+        sizes[group.kind] = max(group.num_units, sizes.get(group.kind, 0))
+    for kind, width in widths.items():
+        if width > sizes.get(kind, 0):
+            have = ", ".join(f"{size} of {name}" for name, size in sizes.items()) or "none"
+            raise ValueError(
+                f"budget.widths keeps {width} units of {kind!r} in each layer; of what may go there are "
+                f"at most {have}: ask for fewer, or name another kind"
+            )
+        if width % tensor_parallel:
+            raise ValueError(
+                f"budget.widths keeps {width} units of {kind!r}, which {tensor_parallel} GPUs cannot share "
+                "evenly; ask for a multiple of budget.tensor_parallel"
+            )
+    return {group.name: max(0, group.num_units - widths.get(group.kind, group.num_units)) for group in groups}
 
 
 def most(groups: Sequence[Group], shapes: Shapes, layers: Sequence[str], budget: Budget) -> float:

@@ -54,8 +54,20 @@ def prune_in_rounds(
 
 def part(dense: Dense, now: Dense, budget: Budget, share: float) -> Budget:
     """What the model may have left when the layers that go and a share of the rest are gone."""
+    if budget.widths is not None:
+        return replace(budget, widths=halfway(dense, budget, share))
     layers = dense.structure.layers
     gone = decoder_parameters(dense.shapes, [layers[number] for number in dense.dropped])
     away = gone + share * (budget.asked(dense.shapes, layers) - gone)
     left = min(round(count_parameters(dense.shapes, [], {}) - away), count_parameters(now.shapes, [], {}))
     return replace(budget, ratio=None, target_parameters=left, target_bytes=None)
+
+
+def halfway(dense: Dense, budget: Budget, share: float) -> dict[str, int]:
+    """The widths when a share of the units beyond the budget's is gone."""
+    assert budget.widths is not None
+    step, between = budget.tensor_parallel, {}
+    for kind, width in budget.widths.items():
+        most = max((group.num_units for group in dense.structure.groups if group.kind == kind), default=width)
+        between[kind] = width + step * int((most - width) * (1 - share) / step)
+    return between

@@ -172,3 +172,50 @@ def test_a_ratio_and_a_target_are_not_both_given_and_neither_is_a_fifth(tiny, st
     decoder = decoder_parameters(shapes_of(tiny), structure.layers)
     assert Budget().asked(shapes_of(tiny), structure.layers) == pytest.approx(0.2 * decoder)
     assert Budget(target_parameters=1).share is None
+
+
+@pytest.mark.parametrize("granularity", ["block", "global"])
+def test_widths_are_what_every_unprotected_layer_keeps(tiny, structure, granularity):
+    groups = prunable(structure, KINDS, 1, 1)
+    budget = Budget(widths={"mlp": 7, "attention": 1})
+    removed = allocate(groups, shapes_of(tiny), structure.layers, budget, granularity)
+    left = {(group.kind, group.num_units - removed[group.name]) for group in groups}
+    assert left == {("mlp", 7), ("attention", 1)}
+
+
+def test_a_kind_without_a_width_keeps_all(tiny, structure):
+    groups = prunable(structure, KINDS, 1, 1)
+    removed = allocate(groups, shapes_of(tiny), structure.layers, Budget(widths={"mlp": 24}))
+    assert not any(removed.values())
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"mlp": 25}, r"keeps 25 units of 'mlp'.* at most 2 of attention, 24 of mlp: ask for fewer"),
+        ({"expert": 1}, r"keeps 1 units of 'expert'.*name another kind"),
+    ],
+)
+def test_widths_that_no_layer_has_are_refused_with_what_there_is(tiny, structure, widths, message):
+    with pytest.raises(ValueError, match=message):
+        allocate(prunable(structure, KINDS, 1, 1), shapes_of(tiny), structure.layers, Budget(widths=widths))
+
+
+def test_widths_that_gpus_cannot_share_are_refused(tiny, structure):
+    budget = Budget(widths={"mlp": 9}, tensor_parallel=2)
+    with pytest.raises(ValueError, match="keeps 9 units of 'mlp', which 2 GPUs cannot share"):
+        allocate(prunable(structure, KINDS, 1, 1), shapes_of(tiny), structure.layers, budget)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": 0.2, "widths": {"mlp": 8}}, "leave one out"),
+        ({"target_bytes": 9, "widths": {"mlp": 8}}, "leave one out"),
+        ({"widths": {"mlp": 0}}, r"at least 1, such as \{mlp: 1024"),
+        ({"widths": {}}, r"at least 1, such as \{mlp: 1024"),
+    ],
+)
+def test_widths_stand_alone_and_leave_something(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Budget(**settings)

@@ -74,6 +74,23 @@ def test_rounds_change_what_goes(stories, settings):
     assert plans[0].kept != plans[1].kept
 
 
+def test_rounds_come_down_to_the_widths_that_are_asked_for_step_by_step(stories, settings):
+    dense, tokenizer = stories
+    budget = Budget(widths={"mlp": 60, "attention": 2})
+    plans = [prune(copy.deepcopy(dense), tokenizer, settings(rounds, budget)) for rounds in (1, 3)]
+    for plan in plans:
+        assert {(share.kind, len(share.kept)) for share in plan.groups.values()} == {
+            ("mlp", 60),
+            ("attention", 2),
+        }
+    assert plans[0].kept != plans[1].kept
+
+
+def test_widths_of_a_global_threshold_are_refused():
+    with pytest.raises(ValueError, match="granularity 'global' lets layers differ"):
+        PruningSettings(Budget(widths={"mlp": 60}), granularity="global")
+
+
 def test_rounds_with_a_refit_are_refused():
     with pytest.raises(ValueError, match="rounds must be at least 1, and 1 with compensation"):
         PruningSettings(rounds=2)
