@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruner.groups import Group
-from pruner.importance.backward import sweep
+from pruner.importance.backward import check_finite, sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection, projection_of
 from pruner.ranks import ALONE, Ranks
@@ -67,10 +67,14 @@ def gate_importance(
         batch_size: samples in one backward pass, None for 512 tokens; no influence on the result.
         track: sees the passes go by.
         ranks: the processes that share the samples.
+
+    Raises:
+        ValueError: a loss or a gradient is not finite; says of which sample.
     """
     projections = project(model, groups)
     totals: dict[str, Tensor] = {}
     num_samples = len(input_ids)
+    numbers: Sequence[int] = ()
 
     def see(name: str, activation: Tensor) -> None:
         with_gradient(activation, lambda grad: receive(name, activation.detach(), grad))
@@ -79,11 +83,13 @@ def gate_importance(
         index = torch.as_tensor(projections[name].index, device=grad.device)
         shape = (-1, input_ids.shape[1], activation.shape[-1])  # OPT's projections read (tokens, in)
         gates = gate_taylor(activation.reshape(shape), grad.reshape(shape) * num_samples)[:, index].sum(2)
+        check_finite(gates, projections[name].module, numbers)
         total = (gates.square() if squared else gates).sum(0) / num_samples
         totals[name] = totals.get(name, 0) + total
 
     with frozen(model), observed(model, projections, see):
-        sweep(model, input_ids, batch_size, track, ranks)
+        for numbers in sweep(model, input_ids, batch_size, track, ranks):  # noqa: B007, see `receive`
+            pass
     ranks.add(*totals.values())
     return {name: totals[name].abs().cpu() for name in projections}
 

@@ -1,6 +1,6 @@
 """Backward passes over calibration samples in which nothing that is not asked for is kept."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,15 +52,38 @@ def sweep(
     track: Track,
     ranks: Ranks,
     every: int = 1,
-) -> None:
-    """Back-propagate the mean loss over this process's share of each `every`-th sample, batch by batch."""
+) -> Iterator[Sequence[int]]:
+    """Back-propagate the mean loss over this process's share of each `every`-th sample, batch by batch.
+
+    Yields:
+        Which samples of the text the pass that comes next is over.
+    """
     samples = input_ids[::every]
     tokens = TOKENS_PER_VISIT if is_layer_by_layer(model) else TOKENS_AT_ONCE
     share, batch_size = ranks.share(samples), at_once(samples, batch_size, tokens)
     batches = share.split(batch_size) if len(share) else ()
     numbers = range(0, len(input_ids), every)[ranks.first(len(samples)) :]
     for start, batch in enumerate(track(batches, "estimate", len(batches))):
-        backward(model, batch, numbers[start * batch_size :], len(samples))
+        here = numbers[start * batch_size :][: len(batch)]
+        yield here
+        backward(model, batch, here, len(samples))
+
+
+def check_finite(values: Tensor, module: str, numbers: Sequence[int]) -> None:
+    """Raise ValueError unless what a pass gave for a module is finite.
+
+    Args:
+        values: (samples, ...).
+        module: whose scores they make.
+        numbers: which samples of the text they are.
+    """
+    bad = (~values.flatten(1).isfinite().all(1)).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"the scores of {module} are not finite on calibration sample {numbers[int(bad[0])]}: its "
+            "activations or gradients overflow; load the model in bfloat16 or float32, or change "
+            "calibration.seed"
+        )
 
 
 def parameters_of(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:

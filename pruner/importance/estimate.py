@@ -58,9 +58,15 @@ def estimate_importance(
         ranks: the processes that share the samples.
 
     Raises:
-        ValueError: an unknown name, quantised weights, or a loss or score that is not finite.
+        ValueError: an unknown name, "kronecker", whose scores the walk over the layers gives, quantised
+            weights, or a loss or score that is not finite.
     """
     choose(criterion, CRITERIA, "criterion")
+    if criterion == "kronecker":
+        raise ValueError(
+            "criterion 'kronecker' scores units within the walk over the layers, on what the layers before "
+            "have left: call prune, or choose gate_fisher"
+        )
     choose(reduction, REDUCTIONS, "reduction")
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)

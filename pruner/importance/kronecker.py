@@ -1,13 +1,13 @@
 """The loss that removal costs after the best refit, by a Kronecker-factored Fisher of each projection."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from pruner.importance.activations import frozen, observed, with_gradient
-from pruner.importance.backward import sweep
+from pruner.importance.backward import check_finite, sweep
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks
@@ -43,12 +43,16 @@ def gradient_covariances(
         batch_size: samples in one backward pass, None for 512 tokens; no influence on the result.
         track: sees the passes go by.
         ranks: the processes that share the samples.
-        every: only each so-manieth sample is read.
+        every: only one sample of so many is read.
 
     Returns:
         Name -> (out, out) fp32, in nats² per token and squared unit of the output; in main memory where the
         layers are too.
+
+    Raises:
+        ValueError: a loss or a gradient is not finite; says of which sample.
     """
+    numbers: Sequence[int] = ()
     kept_on = torch.device("cpu") if is_layer_by_layer(model) else None
     weights = {name: input_major(model.get_submodule(each.module)) for name, each in projections.items()}
     totals = {
@@ -61,11 +65,14 @@ def gradient_covariances(
         with_gradient(output, lambda grad: receive(name, grad))
 
     def receive(name: str, grad: Tensor) -> None:
+        samples = grad.reshape(-1, input_ids.shape[1], grad.shape[-1])
+        check_finite(samples, projections[name].module, numbers)
         rows = grad.flatten(0, -2).float() * tokens
         totals[name] += (rows.T @ rows / tokens).to(totals[name].device)
 
     with frozen(model), observed(model, projections, see, outputs=True):
-        sweep(model, input_ids, batch_size, track, ranks, every)
+        for numbers in sweep(model, input_ids, batch_size, track, ranks, every):  # noqa: B007, see `receive`
+            pass
     ranks.add(*totals.values(), through=model.device)
     return totals
 

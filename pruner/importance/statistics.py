@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from pruner.gradients import at_once
 from pruner.groups import Group
 from pruner.importance.activations import observed, project
+from pruner.importance.backward import check_finite
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks
@@ -73,11 +74,17 @@ def input_moments(
     track: Track = silent,
     ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
-    """E[a] and E[a²] over all tokens of every projection's input: name -> (2, in) fp64."""
+    """E[a] and E[a²] over all tokens of every projection's input: name -> (2, in) fp64.
+
+    Raises:
+        ValueError: an input is not finite; says of which sample.
+    """
     totals: dict[str, Tensor] = {}
-    tokens = input_ids.numel()
+    tokens, first = input_ids.numel(), ranks.first(len(input_ids))
 
     def receive(name: str, activation: Tensor) -> None:
+        samples = activation.reshape(-1, input_ids.shape[1], activation.shape[-1])
+        check_finite(samples, projections[name].module, range(first, len(input_ids)))
         rows = activation.flatten(0, -2).double()
         totals[name] = totals.get(name, 0) + torch.stack([rows.sum(0), rows.square().sum(0)]) / tokens
 
@@ -86,6 +93,7 @@ def input_moments(
     with observed(model, projections, receive):
         for batch in track(batches, "estimate", len(batches)):
             model.eval()(input_ids=batch.to(model.device), use_cache=False)
+            first += len(batch)
     model.train(training)
     ranks.add(*totals.values())
     return totals

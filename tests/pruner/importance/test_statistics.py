@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from pruner.importance import estimate_importance
+from pruner.importance.activations import project
+from pruner.importance.kronecker import gradient_covariances
 
 
 def inputs_of(model, module, samples):
@@ -44,3 +46,42 @@ def test_a_channel_that_never_varies_costs_nothing_to_flap(tiny, groups, samples
     scores = estimate_importance(tiny, groups, samples, "flap")
     assert scores["model.layers.1.mlp"][5] == 0
     assert scores["model.layers.1.mlp"].count_nonzero() == mlp.up_proj.out_features - 1
+
+
+@pytest.mark.parametrize("criterion", ["wanda_sp", "flap", "gate_taylor", "gate_fisher"])
+def test_what_is_not_finite_names_the_sample_it_came_up_in(tiny, groups, samples, criterion):
+    """Of the last of two batches, one of whose inputs to a projection overflows."""
+    module, batches = "model.layers.0.mlp.down_proj", []
+
+    def overflow(_module, args):
+        batches.append(args[0].clone())
+        if len(batches) == 2:
+            batches[1][1] = torch.inf
+        return batches[-1]
+
+    found = pytest.raises(ValueError, match=rf"({module} are not finite on|loss of) calibration sample 5\b")
+    with tiny.get_submodule(module).register_forward_pre_hook(overflow), found:
+        estimate_importance(tiny, groups, samples, criterion, batch_size=4)
+
+
+@pytest.mark.parametrize("criterion", ["gate_taylor", "gate_fisher", "covariances"])
+def test_a_gradient_that_overflows_names_the_module_and_the_sample(tiny, groups, samples, criterion):
+    """In a loss that is finite."""
+    module, outputs = "model.layers.0.mlp.down_proj", []
+
+    def overflow(_module, _args, output):
+        outputs.append(output.requires_grad_())
+        if len(outputs) == 2:
+            output.register_hook(lambda grad: torch.stack([grad[0], grad[1] * torch.inf]))
+
+    found = pytest.raises(ValueError, match=rf"scores of {module} are not finite on calibration sample 5:")
+    with tiny.get_submodule(module).register_forward_hook(overflow), found:
+        if criterion == "covariances":
+            gradient_covariances(tiny, project(tiny, groups), samples, batch_size=4)
+        else:
+            estimate_importance(tiny, groups, samples, criterion, batch_size=4)
+
+
+def test_scores_that_only_the_walk_gives_are_refused(tiny, groups, samples):
+    with pytest.raises(ValueError, match="within the walk over the layers"):
+        estimate_importance(tiny, groups, samples, "kronecker")
