@@ -45,11 +45,12 @@ DEFAULT = {
     "pruner.calibration.num_samples": Calibration.num_samples,
     "pruner.calibration.seq_len": Calibration.seq_len,
 }
+BIAS_ALONE = "{weights: false, bias: true, drift: 0, epochs: 0}"
 METHODS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "llm-pruner": [TAYLOR, {**TAYLOR, "pruner.kinds": "[mlp]"}],
     "gate-fisher": [{**LONG_TEXT, "pruner.criterion": "gate_fisher"}],
     "wanda-sp": [{**LONG_TEXT, "pruner.criterion": "wanda_sp"}],
-    "flap": [{**LONG_TEXT, "pruner.criterion": "flap"}],
+    "flap": [{**LONG_TEXT, "pruner.criterion": "flap", "pruner.compensation": BIAS_ALONE}],
     "refits alone": [{**DEFAULT, **LONG_TEXT, "pruner.compensation": "{epochs: 0}"}],
     "default": [{**DEFAULT, "pruner.compensation": "{}"}],
 }

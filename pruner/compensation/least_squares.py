@@ -84,7 +84,12 @@ def optimum(moments: Moments, weight: Tensor, damping: float) -> tuple[Tensor, T
 
 
 def refit(
-    moments: Moments, weight: Tensor, inputs: NDArray[np.int64], damping: float, bias: bool
+    moments: Moments,
+    weight: Tensor,
+    inputs: NDArray[np.int64],
+    damping: float,
+    bias: bool,
+    weights: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """The projection of the inputs that remain which comes nearest to the targets.
 
@@ -94,11 +99,15 @@ def refit(
         inputs: those that remain.
         damping: see `ridge`.
         bias: fit one too; it is not damped.
+        weights: False leaves the weights as they are. What a bias alone can make good is the means of the
+            inputs that went (FLAP, An et al. 2024, section 3.3).
 
     Returns:
         (len(inputs), out) and (out,) or None.
     """
     rows = torch.as_tensor(inputs, device=weight.device)
-    gram, cross = moments.centred() if bias else (moments.gram, moments.cross)
-    fitted, _ = ridge(gram[rows][:, rows], cross[rows], weight[rows], damping)
+    fitted = weight[rows].float()
+    if weights:
+        gram, cross = moments.centred() if bias else (moments.gram, moments.cross)
+        fitted, _ = ridge(gram[rows][:, rows], cross[rows], fitted, damping)
     return fitted, moments.targets - moments.inputs[rows] @ fitted if bias else None

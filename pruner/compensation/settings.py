@@ -9,6 +9,8 @@ class Compensation:
 
     Attributes:
         damping: pull towards the dense weights, relative to the mean square of the inputs.
+        weights: refit the weights; without, a bias alone makes good what it can.
+        bias: give a bias to projections that have none; where the architecture has a place for one.
         drift: share of the residual stream's drift so far that a refit makes good, 0 to 1.
         batch_size: samples that walk through a layer at once; no influence on the result.
         epochs: passes over the text in which the decoder's weights, all of them, learn the dense model's
@@ -21,6 +23,8 @@ class Compensation:
     """
 
     damping: float = 0.1
+    weights: bool = True
+    bias: bool = False
     drift: float = 0.5
     batch_size: int = 16
     epochs: int = 1
@@ -33,6 +37,11 @@ class Compensation:
             raise ValueError(
                 "compensation needs damping above 0, drift between 0 and 1 and batch_size of at least 1, got "
                 f"{self.damping}, {self.drift} and {self.batch_size}"
+            )
+        if not self.weights and not self.bias:
+            raise ValueError(
+                "compensation without weights and bias does nothing; leave one on, or set compensation "
+                "to null"
             )
         if self.epochs < 0 or self.learning_rate <= 0 or not 0 <= self.divergence <= 1:
             raise ValueError(

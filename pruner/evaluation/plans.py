@@ -59,11 +59,21 @@ def _described(plan: PruningPlan) -> dict[str, str]:
         "calibration": "{num_samples} × {seq_len} tokens of {path}, seed {seed}".format(**text)
         if text
         else "none",
-        "compensation": "damping {damping:g}, drift {drift:g}".format(**refit) if refit else "none",
+        "compensation": _refitted(refit),
         "asked": _asked(budget),
         "reached": f"{budget['reached_ratio']:.2%}, of the whole model {budget['reached_ratio_of_all']:.2%}",
         "parameters": f"{plan.model['parameters']:,} → {budget['parameters']:,}",
     }
+
+
+def _refitted(refit: Mapping[str, Any]) -> str:
+    """What was refitted, in words."""
+    if not refit:
+        return "none"
+    if not refit.get("weights", True):
+        return "biases alone"
+    biases = ", with biases" if refit.get("bias") else ""
+    return "damping {damping:g}, drift {drift:g}".format(**refit) + biases
 
 
 TARGETS = {
@@ -78,6 +88,8 @@ TARGETS = {
 def _asked(budget: Mapping[str, Any]) -> str:
     """What a budget asks for, in words."""
     words = [said.format(budget[name]) for name, said in TARGETS.items() if budget.get(name) is not None]
+    if budget.get("widths"):
+        words.append(", ".join(f"{width} {kind}" for kind, width in budget["widths"].items()) + " a layer")
     if not words and budget["ratio"] is not None:
         words.append(f"{budget['ratio']:.2%} of the decoder")
     if budget.get("layers"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from pruner.pipeline.replaying import replay
 from pruner.pipeline.rounds import prune_in_rounds
 from pruner.pipeline.scoring import scored
 from pruner.pipeline.settings import PruningSettings, searched
-from pruner.pipeline.walk import compress
+from pruner.pipeline.walk import compress, switches_for
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.projections import Projection
@@ -64,6 +65,7 @@ def prune(
     if settings.plan is not None:
         return replay(model, tokenizer, settings, track, together=together, visited=visited)
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
+    with_biases = switches_for(model, whole.prunable(settings), settings.compensation)
     with layer_by_layer(model, whole.structure.layers, visited) if visited else nullcontext():
         data = draw_samples(settings.calibration, model, tokenizer, track) if settings.reads_text else None
         ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
@@ -73,7 +75,11 @@ def prune(
         dense.allocate(groups, asked.budget)
         kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
-    return dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
+    plan = dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
+    if not with_biases:
+        return plan
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return replace(plan, budget={**plan.budget, "parameters": parameters})
 
 
 def prune_widths(

@@ -65,10 +65,20 @@ class PruningSettings:
                 f"rounds must be at least 1, and 1 with compensation, which refits once, got {self.rounds}; "
                 "set compensation to null and a criterion other than kronecker, which scores layer by layer"
             )
+        if self.budget.widths is not None and self.granularity == "global":
+            raise ValueError(
+                "budget.widths says what every layer keeps, and granularity 'global' lets layers differ: "
+                "leave one out"
+            )
         if self.criterion == "kronecker" and self.compensation is None:
             raise ValueError(
                 "criterion 'kronecker' chooses by what removal costs after compensation: leave compensation "
                 "on, or choose gate_fisher"
+            )
+        if self.criterion == "kronecker" and self.compensation is not None and not self.compensation.weights:
+            raise ValueError(
+                "criterion 'kronecker' chooses by what removal costs after a refit of the weights: leave "
+                "compensation.weights on, or choose flap"
             )
 
     @property

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruner.compensation import Compensation
@@ -14,6 +14,8 @@ from pruner.compensation.room import beside
 from pruner.compensation.streams import Call, Passage, advance, enter, is_residual, layer_calls, watch
 from pruner.discovery import Structure
 from pruner.groups import Group
+from pruner.importance.activations import project
+from pruner.modeling.biases import bias_switches, complete_biases
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major, projection_of
 from pruner.ranks import ALONE, Ranks
@@ -57,6 +59,7 @@ def compress(
     Returns:
         Group name -> surviving units.
     """
+    switches = switches_for(model, groups, settings)
     size, share, layers = settings.batch_size, ranks.share(input_ids), structure.layers
     last = max(group.layer or 0 for group in groups)
     if not settings.epochs:
@@ -90,7 +93,21 @@ def compress(
         del pruned
         gone = [layers[number] for number in dropped]
         distil(model, layers, gone, dense, input_ids, settings, track, ranks)
+    complete_biases(model, switches)
     return kept
+
+
+def switches_for(
+    model: PreTrainedModel, groups: Sequence[Group], settings: Compensation | None
+) -> tuple[str, ...]:
+    """The configuration's entries that let the refits of `groups` add biases, where they are to.
+
+    Raises:
+        ValueError: the architecture has no place for them.
+    """
+    if settings is None or not settings.bias:
+        return ()
+    return bias_switches(model, {each.module for each in project(model, groups).values()})
 
 
 def _both(model: PreTrainedModel, name: str, call: Call, dense: Tensor, pruned: Tensor, size: int) -> Tensor:
@@ -148,10 +165,13 @@ class LayerWalk:
         moments = self.moments(projection)
         kept = self.ranks.agree(choose(projection, moments, weight), weight.device)
         inputs = projection.inputs_of(kept)
-        fitted, bias = refit(moments, weight, inputs, self.settings.damping, module.bias is not None)
+        with_bias = module.bias is not None or self.settings.bias
+        fitted, bias = refit(moments, weight, inputs, self.settings.damping, with_bias, self.settings.weights)
         remove(self.model, [projection.group], {projection.group.name: kept})
         input_major(module).copy_(fitted)
-        if bias is not None:
+        if bias is not None and module.bias is None:
+            module.bias = nn.Parameter(bias.to(module.weight.dtype), module.weight.requires_grad)
+        elif bias is not None:
             module.bias.copy_(bias)
         return kept
 

@@ -60,6 +60,7 @@ def test_plans_of_different_models_are_not_compared():
         ({"layers": 2, "ratio": None}, "2 whole layers"),
         ({"target_bytes": 5000}, "5,000 bytes in all"),
         ({"target_macs": 5000}, "5,000 multiply-accumulates for each token"),
+        ({"ratio": None, "widths": {"mlp": 8, "attention": 1}}, "8 mlp, 1 attention a layer"),
         ({"target_latency": 0.002}, "0.002 s for each token"),
     ],
 )
