@@ -59,7 +59,7 @@ class Budget:
                 "the target out, or set budget.ratio to null"
             )
         if self.widths is not None and (given or self.ratio is not None):
-            other = given or {"ratio": self.ratio}
+            other: Mapping[str, float | None] = given or {"ratio": self.ratio}
             raise ValueError(
                 f"budget.widths says what every layer keeps, and {other} how much goes: leave one out, or "
                 "set it to null"

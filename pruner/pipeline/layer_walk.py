@@ -1,0 +1,98 @@
+"""One decoder layer on the walk: the moments of its projections, and what becomes of each."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pruner.compensation import Compensation
+from pruner.compensation.least_squares import Moments, refit
+from pruner.compensation.streams import Call, Passage, advance, is_residual, watch
+from pruner.projections import Projection, input_major
+from pruner.ranks import ALONE, Ranks
+from pruner.surgery import remove
+
+Choose = Callable[[Projection, Moments, Tensor], tuple[int, ...]]
+"""(projection, moments of its inputs and targets, its (in, out) weight) -> the units that stay."""
+
+
+class LayerWalk:
+    """One decoder layer while it is pruned: dense and pruned, with the hidden states before each."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        name: str,
+        call: Call,
+        dense: Tensor,
+        pruned: Tensor,
+        readers: Sequence[Projection],
+        settings: Compensation,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.model = model
+        self.ranks = ranks
+        self.call = call
+        self.streams = (dense, pruned)
+        self.settings = settings
+        self.layer = model.get_submodule(name)
+        self.original = copy.deepcopy(self.layer)
+        inside = {reader.module.removeprefix(f"{name}."): reader for reader in readers}
+        first = dense[: settings.batch_size].to(next(self.layer.parameters()).device)
+        passage = watch(self.original, call, first, list(inside))
+        self.dense_has_left = False
+        self.modules = list(passage.inputs)
+        self.projections = [inside[module] for module in self.modules]
+        self.drift = settings.drift if is_residual(passage, first, self.modules) else 0.0
+
+    def prune(self, projection: Projection, choose: Choose) -> tuple[int, ...]:
+        """Choose the units of one projection, remove the others, refit it to what remains."""
+        module = self.layer.get_submodule(self.modules[self.projections.index(projection)])
+        weight = input_major(module).float()
+        moments = self.moments(projection)
+        kept = self.ranks.agree(choose(projection, moments, weight), weight.device)
+        inputs = projection.inputs_of(kept)
+        with_bias = module.bias is not None or self.settings.bias
+        fitted, bias = refit(moments, weight, inputs, self.settings.damping, with_bias, self.settings.weights)
+        remove(self.model, [projection.group], {projection.group.name: kept})
+        input_major(module).copy_(fitted)
+        if bias is not None and module.bias is None:
+            module.bias = nn.Parameter(bias.to(module.weight.dtype), module.weight.requires_grad)
+        elif bias is not None:
+            module.bias.copy_(bias)
+        return kept
+
+    def moments(self, projection: Projection) -> Moments:
+        """Of a projection's inputs in the pruned model with what is wanted of it: dense output and drift."""
+        at = self.projections.index(projection)
+        here, before = self.modules[at], self.modules[:at]
+        through = None if here == self.modules[-1] else here  # the last one takes the dense stream along
+        weight = input_major(self.layer.get_submodule(here))
+        moments = Moments(len(weight), weight.shape[1], weight.device)
+        size = self.settings.batch_size
+        for rows, own in zip(*(stream.split(size) for stream in self.streams)):
+            dense, pruned = rows.to(weight.device), own.to(weight.device)
+            ours = watch(self.layer, self.call, pruned, [*before, here], until=here)
+            theirs = watch(self.original, self.call, dense, [*before, here], through=through)
+            drift = _residual(dense, theirs, before) - _residual(pruned, ours, before)
+            moments.update(ours.inputs[here], theirs.outputs[here] + self.drift * drift)
+            if theirs.hidden is not None:
+                rows.copy_(theirs.hidden)
+                self.dense_has_left = True
+        moments.meet(self.ranks)
+        return moments
+
+    def leave(self) -> None:
+        """Carry both streams to the next layer."""
+        dense, pruned = self.streams
+        if not self.dense_has_left:
+            advance(self.original, self.call, dense, self.settings.batch_size)
+        advance(self.layer, self.call, pruned, self.settings.batch_size)
+
+
+def _residual(hidden: Tensor, passage: Passage, before: Sequence[str]) -> Tensor:
+    """The residual stream behind the projections that have added to it."""
+    for module in before:
+        hidden = hidden + passage.outputs[module]
+    return hidden
