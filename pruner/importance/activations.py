@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruner.groups import Group
-from pruner.importance.backward import check_finite, sweep
+from pruner.importance.backward import backward, batches_of, check_finite
 from pruner.progress import Track, silent
 from pruner.projections import Projection, projection_of
 from pruner.ranks import ALONE, Ranks
@@ -83,13 +83,13 @@ def gate_importance(
         index = torch.as_tensor(projections[name].index, device=grad.device)
         shape = (-1, input_ids.shape[1], activation.shape[-1])  # OPT's projections read (tokens, in)
         gates = gate_taylor(activation.reshape(shape), grad.reshape(shape) * num_samples)[:, index].sum(2)
-        check_finite(gates, projections[name].module, numbers)
+        check_finite(gates, projections[name].module, numbers, input_ids.shape[1])
         total = (gates.square() if squared else gates).sum(0) / num_samples
         totals[name] = totals.get(name, 0) + total
 
     with frozen(model), observed(model, projections, see):
-        for numbers in sweep(model, input_ids, batch_size, track, ranks):  # noqa: B007, see `receive`
-            pass
+        for batch, numbers in batches_of(model, input_ids, batch_size, track, ranks):
+            backward(model, batch, numbers, num_samples)
     ranks.add(*totals.values())
     return {name: totals[name].abs().cpu() for name in projections}
 

@@ -45,45 +45,44 @@ def backward(model: PreTrainedModel, batch: Tensor, numbers: Sequence[int], num_
     (losses.sum() / num_samples).backward()
 
 
-def sweep(
+def batches_of(
     model: PreTrainedModel,
     input_ids: Tensor,
     batch_size: int | None,
     track: Track,
     ranks: Ranks,
     every: int = 1,
-) -> Iterator[Sequence[int]]:
-    """Back-propagate the mean loss over this process's share of each `every`-th sample, batch by batch.
-
-    Yields:
-        Which samples of the text the pass that comes next is over.
-    """
+) -> Iterator[tuple[Tensor, Sequence[int]]]:
+    """This process's share of each `every`-th sample, in batches, each with the numbers of its samples."""
     samples = input_ids[::every]
     tokens = TOKENS_PER_VISIT if is_layer_by_layer(model) else TOKENS_AT_ONCE
     share, batch_size = ranks.share(samples), at_once(samples, batch_size, tokens)
     batches = share.split(batch_size) if len(share) else ()
     numbers = range(0, len(input_ids), every)[ranks.first(len(samples)) :]
     for start, batch in enumerate(track(batches, "estimate", len(batches))):
-        here = numbers[start * batch_size :][: len(batch)]
-        yield here
-        backward(model, batch, here, len(samples))
+        yield batch, numbers[start * batch_size :][: len(batch)]
 
 
-def check_finite(values: Tensor, module: str, numbers: Sequence[int]) -> None:
+def check_finite(values: Tensor, module: str, numbers: Sequence[int], seq_len: int) -> None:
     """Raise ValueError unless what a pass gave for a module is finite.
 
     Args:
-        values: (samples, ...).
+        values: (samples, ...), (samples · seq_len, ...), or of as many tokens as a router sent.
         module: whose scores they make.
-        numbers: which samples of the text they are.
+        numbers: which samples of the text the pass is over.
+        seq_len: tokens in each.
     """
     bad = (~values.flatten(1).isfinite().all(1)).nonzero()
-    if len(bad):
-        raise ValueError(
-            f"the scores of {module} are not finite on calibration sample {numbers[int(bad[0])]}: its "
-            "activations or gradients overflow; load the model in bfloat16 or float32, or change "
-            "calibration.seed"
-        )
+    if not len(bad):
+        return
+    where = f"one of the calibration samples {numbers[0]} to {numbers[-1]}"
+    for rows_each in (1, seq_len):
+        if len(values) == rows_each * len(numbers):
+            where = f"calibration sample {numbers[int(bad[0]) // rows_each]}"
+    raise ValueError(
+        f"the scores of {module} are not finite on {where}: its activations or gradients overflow; load the "
+        "model in bfloat16 or float32, or change calibration.seed"
+    )
 
 
 def parameters_of(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:

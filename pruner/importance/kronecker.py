@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pruner.importance.activations import frozen, observed, with_gradient
-from pruner.importance.backward import check_finite, sweep
+from pruner.importance.backward import backward, batches_of, check_finite
 from pruner.progress import Track, silent
 from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks
@@ -59,20 +59,20 @@ def gradient_covariances(
         name: torch.zeros(2 * weight.shape[1:], device=kept_on or weight.device)
         for name, weight in weights.items()
     }
-    tokens = input_ids[::every].numel()
+    num_samples = len(input_ids[::every])
+    tokens = num_samples * input_ids.shape[1]
 
     def see(name: str, output: Tensor) -> None:
         with_gradient(output, lambda grad: receive(name, grad))
 
     def receive(name: str, grad: Tensor) -> None:
-        samples = grad.reshape(-1, input_ids.shape[1], grad.shape[-1])
-        check_finite(samples, projections[name].module, numbers)
+        check_finite(grad, projections[name].module, numbers, input_ids.shape[1])
         rows = grad.flatten(0, -2).float() * tokens
         totals[name] += (rows.T @ rows / tokens).to(totals[name].device)
 
     with frozen(model), observed(model, projections, see, outputs=True):
-        for numbers in sweep(model, input_ids, batch_size, track, ranks, every):  # noqa: B007, see `receive`
-            pass
+        for batch, numbers in batches_of(model, input_ids, batch_size, track, ranks, every):
+            backward(model, batch, numbers, num_samples)
     ranks.add(*totals.values(), through=model.device)
     return totals
 

@@ -80,11 +80,10 @@ def input_moments(
         ValueError: an input is not finite; says of which sample.
     """
     totals: dict[str, Tensor] = {}
-    tokens, first = input_ids.numel(), ranks.first(len(input_ids))
+    tokens, numbers = input_ids.numel(), range(ranks.first(len(input_ids)))
 
     def receive(name: str, activation: Tensor) -> None:
-        samples = activation.reshape(-1, input_ids.shape[1], activation.shape[-1])
-        check_finite(samples, projections[name].module, range(first, len(input_ids)))
+        check_finite(activation, projections[name].module, numbers, input_ids.shape[1])
         rows = activation.flatten(0, -2).double()
         totals[name] = totals.get(name, 0) + torch.stack([rows.sum(0), rows.square().sum(0)]) / tokens
 
@@ -92,8 +91,8 @@ def input_moments(
     batches = ranks.share(input_ids).split(at_once(input_ids, batch_size))
     with observed(model, projections, receive):
         for batch in track(batches, "estimate", len(batches)):
+            numbers = range(numbers.stop, numbers.stop + len(batch))
             model.eval()(input_ids=batch.to(model.device), use_cache=False)
-            first += len(batch)
     model.train(training)
     ranks.add(*totals.values())
     return totals

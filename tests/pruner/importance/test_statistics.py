@@ -82,6 +82,30 @@ def test_a_gradient_that_overflows_names_the_module_and_the_sample(tiny, groups,
             estimate_importance(tiny, groups, samples, criterion, batch_size=4)
 
 
+@pytest.mark.parametrize("criterion", ["wanda_sp", "flap", "covariances"])
+def test_a_projection_that_reads_some_tokens_alone_is_scored_and_watched(tiny, groups, samples, criterion):
+    """As the projections of an expert do; which of the samples a token came from is not known there."""
+    mlp, overflow = tiny.model.layers[0].mlp, [False]
+
+    def routed(hidden):
+        inner = (mlp.act_fn(mlp.gate_proj(hidden)) * mlp.up_proj(hidden)).flatten(0, 1)
+        chosen = inner[5:] * (torch.inf if overflow[0] else 1)
+        return torch.cat([torch.zeros(5, 16), mlp.down_proj(chosen)]).view_as(hidden)
+
+    def score():
+        if criterion == "covariances":
+            return gradient_covariances(tiny, project(tiny, groups), samples, batch_size=4)
+        return estimate_importance(tiny, groups, samples, criterion, batch_size=4)
+
+    mlp.forward = routed
+    assert all(scores.any() for scores in score().values())
+    overflow[0] = True
+    with pytest.raises(
+        ValueError, match=r"one of the calibration samples 0 to 3|loss of calibration sample 0"
+    ):
+        score()
+
+
 def test_scores_that_only_the_walk_gives_are_refused(tiny, groups, samples):
     with pytest.raises(ValueError, match="within the walk over the layers"):
         estimate_importance(tiny, groups, samples, "kronecker")
