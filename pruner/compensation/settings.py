@@ -10,7 +10,8 @@ class Compensation:
     Attributes:
         damping: pull towards the dense weights, relative to the mean square of the inputs.
         weights: refit the weights; without, a bias alone makes good what it can.
-        bias: give a bias to projections that have none; where the architecture has a place for one.
+        bias: give a bias to projections that have none, where the architecture has a place for one; not
+            counted against the budget.
         drift: share of the residual stream's drift so far that a refit makes good, 0 to 1.
         batch_size: samples that walk through a layer at once; no influence on the result.
         epochs: passes over the text in which the decoder's weights, all of them, learn the dense model's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ def complete_biases(model: PreTrainedModel, switches: Collection[str]) -> None:
 
 def parameters_with(model: PreTrainedModel, switches: Collection[str]) -> set[str]:
     """Names of the parameters that the model's dense architecture has with some switches on."""
-    config = copy.deepcopy(dense_config(model.config))
+    config = dense_config(model.config)
     for switch in switches:
         setattr(config, switch, True)
     return {name for name, _ in build(stock_class(type(model)), config).named_parameters()}
