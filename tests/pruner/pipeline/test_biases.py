@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from pruner.budget import Budget
 from pruner.calibration import Calibration, load_calibration
@@ -91,3 +92,10 @@ def test_settings_that_leave_nothing_to_refit_are_refused():
         Compensation(weights=False)
     with pytest.raises(ValueError, match="after a refit of the weights"):
         PruningSettings(compensation=Compensation(weights=False, bias=True))
+
+
+def test_a_model_without_a_place_for_biases_is_refused_before_the_text_is_read():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "vocab_size": 64}
+    model = MistralForCausalLM(MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    with pytest.raises(ValueError, match="MistralForCausalLM has no place for a bias"):
+        prune(model, None, settings(Calibration("nowhere.jsonl"), ALONE, protect_last=1))
