@@ -51,10 +51,7 @@ def candidate_of(groups: Sequence[Group], shapes: Shapes, budget: Budget) -> Can
         ValueError: as many GPUs as asked for cannot share the group.
     """
     kind, width = groups[0].kind, groups[0].num_units
-    step = 1
-    if kind == "mlp":
-        step = budget.round_to or max(2**power for power in range(7) if 2**power <= max(1, width // 100))
-    step = math.lcm(step, budget.tensor_parallel)
+    step = step_of(kind, budget, max(2**power for power in range(7) if 2**power <= max(1, width // 100)))
     if budget.tensor_parallel > 1 and width % budget.tensor_parallel:
         raise ValueError(
             f"{groups[0].name} has {width} units, which {budget.tensor_parallel} GPUs cannot share evenly; "
@@ -62,6 +59,11 @@ def candidate_of(groups: Sequence[Group], shapes: Shapes, budget: Budget) -> Can
         )
     counts = (0, *range(width % step or step, width - min(step, width) + 1, step))
     return Candidate(tuple(groups), sum(unit_parameters(shapes, group) for group in groups), counts)
+
+
+def step_of(kind: str, budget: Budget, unasked: int) -> int:
+    """What the units that stay of a kind are a multiple of; `unasked` channels where no rounding is given."""
+    return math.lcm((budget.round_to or unasked) if kind == "mlp" else 1, budget.tensor_parallel)
 
 
 def available(candidates: Sequence[Candidate]) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruner.budget import Budget, decoder_parameters
-from pruner.candidates import Candidate, available, candidates_of, saved
+from pruner.candidates import Candidate, available, candidates_of, saved, step_of
 from pruner.discovery import Structure
 from pruner.groups import Group, Shapes
 
@@ -56,7 +56,7 @@ def allocate(
     if granularity not in get_args(Granularity):
         raise ValueError(f"no granularity {granularity!r}; there are {', '.join(get_args(Granularity))}")
     if budget.widths is not None:
-        return _beyond(groups, budget.widths, budget.tensor_parallel)
+        return _beyond(groups, budget.widths, budget)
     alike = granularity == "block" and len({group.layer for group in groups}) == len(layers) - len(dropped)
     candidates = candidates_of(groups, shapes, budget, alike)
     total = decoder_parameters(shapes, layers)
@@ -84,11 +84,11 @@ def allocate(
     return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
 
 
-def _beyond(groups: Sequence[Group], widths: Mapping[str, int], tensor_parallel: int) -> dict[str, int]:
+def _beyond(groups: Sequence[Group], widths: Mapping[str, int], budget: Budget) -> dict[str, int]:
     """The units of every group beyond the width of its kind.
 
     Raises:
-        ValueError: no group of a kind has so many, or the GPUs asked for cannot share what stays.
+        ValueError: no group of a kind has so many, or what stays is no multiple of what is asked for.
     """
     sizes: dict[str, int] = {}
     for group in groups:
@@ -100,12 +100,16 @@ def _beyond(groups: Sequence[Group], widths: Mapping[str, int], tensor_parallel:
                 f"budget.widths keeps {width} units of {kind!r} in each layer; of what may go there are "
                 f"at most {have}: ask for fewer, or name another kind"
             )
-        if width % tensor_parallel:
+    kept = {group.name: min(group.num_units, widths.get(group.kind, group.num_units)) for group in groups}
+    for group in groups:
+        count = kept[group.name]
+        step = step_of(group.kind, budget, 1) if count < group.num_units else budget.tensor_parallel
+        if count % step:
             raise ValueError(
-                f"budget.widths keeps {width} units of {kind!r}, which {tensor_parallel} GPUs cannot share "
-                "evenly; ask for a multiple of budget.tensor_parallel"
+                f"budget.widths leaves {count} units of {group.name}; budget.round_to and "
+                f"budget.tensor_parallel ask for a multiple of {step}: change the one or the others"
             )
-    return {group.name: max(0, group.num_units - widths.get(group.kind, group.num_units)) for group in groups}
+    return {group.name: group.num_units - kept[group.name] for group in groups}
 
 
 def most(groups: Sequence[Group], shapes: Shapes, layers: Sequence[str], budget: Budget) -> float:

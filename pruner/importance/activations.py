@@ -1,5 +1,6 @@
 """Scores from the activations that projections read, and from their gradients; all weights stay frozen."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +70,8 @@ def gate_importance(
         ranks: the processes that share the samples.
 
     Raises:
-        ValueError: a loss or a gradient is not finite; says of which sample.
+        ValueError: a loss or a gradient is not finite, and of which sample; or a projection reads some tokens
+            alone, as an expert's does.
     """
     projections = project(model, groups)
     totals: dict[str, Tensor] = {}
@@ -81,7 +83,16 @@ def gate_importance(
 
     def receive(name: str, activation: Tensor, grad: Tensor) -> None:
         index = torch.as_tensor(projections[name].index, device=grad.device)
-        shape = (-1, input_ids.shape[1], activation.shape[-1])  # OPT's projections read (tokens, in)
+        shape = (
+            len(numbers),
+            input_ids.shape[1],
+            activation.shape[-1],
+        )  # OPT's projections read (tokens, in)
+        if activation.numel() != math.prod(shape):
+            raise ValueError(
+                f"{projections[name].module} reads only the tokens that a router sends it, so that gates "
+                "cannot be counted by sample; choose kronecker, wanda_sp, flap, or a criterion on weights"
+            )
         gates = gate_taylor(activation.reshape(shape), grad.reshape(shape) * num_samples)[:, index].sum(2)
         check_finite(gates, projections[name].module, numbers, input_ids.shape[1])
         total = (gates.square() if squared else gates).sum(0) / num_samples

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from pruner.budget import Budget, decoder_parameters
 from pruner.calibration import CalibrationData
+from pruner.candidates import step_of
 from pruner.discovery import discover
 from pruner.groups import Group, Kept, count_parameters
 from pruner.pipeline.dense import Dense
@@ -66,8 +67,9 @@ def part(dense: Dense, now: Dense, budget: Budget, share: float) -> Budget:
 def halfway(dense: Dense, budget: Budget, share: float) -> dict[str, int]:
     """The widths when a share of the units beyond the budget's is gone."""
     assert budget.widths is not None
-    step, between = budget.tensor_parallel, {}
+    between = {}
     for kind, width in budget.widths.items():
+        step = step_of(kind, budget, 1)
         most = max((group.num_units for group in dense.structure.groups if group.kind == kind), default=width)
         between[kind] = width + step * int((most - width) * (1 - share) / step)
     return between

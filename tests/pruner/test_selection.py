@@ -1,4 +1,5 @@
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -201,10 +202,21 @@ def test_widths_that_no_layer_has_are_refused_with_what_there_is(tiny, structure
         allocate(prunable(structure, KINDS, 1, 1), shapes_of(tiny), structure.layers, Budget(widths=widths))
 
 
-def test_widths_that_gpus_cannot_share_are_refused(tiny, structure):
-    budget = Budget(widths={"mlp": 9}, tensor_parallel=2)
-    with pytest.raises(ValueError, match="keeps 9 units of 'mlp', which 2 GPUs cannot share"):
-        allocate(prunable(structure, KINDS, 1, 1), shapes_of(tiny), structure.layers, budget)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widths": {"mlp": 9}, "tensor_parallel": 2}, r"leaves 9 units of .*mlp.* for a multiple of 2"),
+        ({"widths": {"mlp": 8}, "tensor_parallel": 3}, r"leaves 2 units of .*attn.* for a multiple of 3"),
+        ({"widths": {"mlp": 9}, "round_to": 4}, r"leaves 9 units of .*mlp.* for a multiple of 4"),
+        ({"widths": {"mlp": 8}, "tensor_parallel": 2, "round_to": 4}, None),
+        ({"widths": {"attention": 1}, "round_to": 5}, None),
+    ],
+)
+def test_widths_are_multiples_of_what_is_asked_for(tiny, structure, settings, message):
+    """Where nothing goes, the width stays what it is, but GPUs still share it."""
+    groups, shapes = prunable(structure, KINDS, 1, 1), shapes_of(tiny)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        allocate(groups, shapes, structure.layers, Budget(**settings))
 
 
 @pytest.mark.parametrize(

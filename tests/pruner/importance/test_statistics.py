@@ -99,6 +99,8 @@ def test_a_projection_that_reads_some_tokens_alone_is_scored_and_watched(tiny, g
 
     mlp.forward = routed
     assert all(scores.any() for scores in score().values())
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.down_proj reads only the tokens that a router"):
+        estimate_importance(tiny, groups, samples, "gate_fisher", batch_size=4)
     overflow[0] = True
     with pytest.raises(
         ValueError, match=r"one of the calibration samples 0 to 3|loss of calibration sample 0"

@@ -76,7 +76,7 @@ def test_rounds_change_what_goes(stories, settings):
 
 def test_rounds_come_down_to_the_widths_that_are_asked_for_step_by_step(stories, settings):
     dense, tokenizer = stories
-    budget = Budget(widths={"mlp": 60, "attention": 2})
+    budget = Budget(widths={"mlp": 60, "attention": 2}, round_to=4)
     plans = [prune(copy.deepcopy(dense), tokenizer, settings(rounds, budget)) for rounds in (1, 3)]
     for plan in plans:
         assert {(share.kind, len(share.kept)) for share in plan.groups.values()} == {
