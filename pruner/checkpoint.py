@@ -81,15 +81,22 @@ def load_tokenizer(name_or_path: str | Path, *, trust_remote_code: bool = False)
     return tokenizer
 
 
-def load_config(name_or_path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """Read a model's configuration without its weights; `name_or_path` as for `load_model`.
+def load_config(
+    name_or_path: str | Path, *, trust_remote_code: bool = False, weights: bool = True
+) -> PreTrainedConfig:
+    """Read a model's configuration without its weights.
+
+    Args:
+        name_or_path: as for `load_model`.
+        trust_remote_code: as for `load_model`.
+        weights: refuse a folder that has none; False where the configuration is all that is wanted.
 
     Raises:
         ValueError: there is no such model, or its code would have to be trusted first.
     """
     from transformers import AutoConfig
 
-    source = locate(str(name_or_path))
+    source = locate(str(name_or_path), weights=weights)
     if source.gguf_file:
         require_gguf()
     trust_remote_code = trust_remote_code or is_ours(Path(source.name))

@@ -63,29 +63,41 @@ class RunFolder:
         """Plots and the table before/after."""
         return self.root / "report.html"
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was made here; a configuration, logs and SLURM's jobs alone are no beginning."""
+        models = (self.pruned, self.adapter, self.recovered)
+        made = (self.plan, *models, self.checkpoints, self.metrics, self.report)
+        return any(place.exists() for place in made)
+
     def claim(self, config: str, settled: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
         """Make this folder the run of `config`, or refuse it as the run of another configuration.
 
+        A run that failed before it made anything leaves its configuration, which a corrected one replaces.
+        All ranks of a run claim the folder, before any of them makes something: they write the same text.
+
         Args:
-            config: the resolved configuration as YAML; written if the folder has none yet.
+            config: the resolved configuration as YAML; written if the folder has none yet, or holds another
+                of which nothing was made.
             settled: the part of it that must not change between starts of one run.
             found: the same part of the configuration that lies in the folder, None if none does.
 
         Raises:
             ValueError: naming each value that differs; nothing was written.
         """
-        if found is None:
-            if self.plan.exists() or self.pruned.exists() or self.checkpoints.exists():
-                raise ValueError(f"{self.root} holds a run without config.yaml; choose another run_dir")
+        differing = list(differences(found, settled))
+        if not differing:
+            return
+        if not self.is_begun:
             write_text(self.config, config)
             return
-        differing = list(differences(found, settled))
-        if differing:
-            listed = "\n  ".join(differing[:10])
-            raise ValueError(
-                f"{self.root} belongs to a run of another configuration (there -> here):\n  {listed}\n"
-                "Choose another run_dir, or take these values back."
-            )
+        if found is None:
+            raise ValueError(f"{self.root} holds a run without config.yaml; choose another run_dir")
+        listed = "\n  ".join(differing[:10])
+        raise ValueError(
+            f"{self.root} belongs to a run of another configuration (there -> here):\n  {listed}\n"
+            "Choose another run_dir, or take these values back."
+        )
 
 
 def write_text(path: Path, text: str) -> None:

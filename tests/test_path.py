@@ -102,6 +102,23 @@ def test_another_configuration_is_refused_by_name(finished, options, capsys):
     assert "pruner.budget.ratio: 0.25 -> 0.3" in capsys.readouterr().err
 
 
+def test_a_run_that_failed_before_it_made_anything_takes_a_corrected_configuration(options, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["prune", *options, f"--run_dir={run}", "--pruner.budget.ratio=0.99"]) == 2
+    assert [made.name for made in run.iterdir()] == ["config.yaml"]
+    assert cli.main(["prune", *options, f"--run_dir={run}"]) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["pruner"]["budget"]["ratio"] == 0.25
+
+
+def test_pruning_ends_with_what_was_reached(finished, options, caplog):
+    with caplog.at_level("INFO"):
+        assert cli.main(["prune", *options, f"--run_dir={finished}"]) == 0
+    plan = PruningPlan.load(finished / "plan.json")
+    counts = f"{plan.model['parameters']:,} → {plan.budget['parameters']:,} parameters"
+    share = f"{plan.budget['reached_ratio']:.2%} of the decoder gone"
+    assert f"pruned into {finished / 'pruned'}: {counts}, {share} (already complete" in caplog.text
+
+
 def test_a_lost_evaluation_is_made_again_without_training(copied, options):
     for name in ("DONE", "metrics.json", "report.html"):
         (copied / name).unlink()

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_modules.together import ending_together
 from pruner.pipeline import PruningSettings
+from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.run_folder import RunFolder
 from pruner.stages import is_pruned, prune_into, stage_record
@@ -35,7 +36,7 @@ class Pruning(Callback):
         with ending_together(trainer, "pruning"):
             done = is_pruned(self.run, stage_record(model, self.settings))
         if trainer.strategy.broadcast(done):
-            log.info("pruned into %s (already complete, used as it is)", self.run.pruned)
+            self.say("already complete, used as it is")
         else:
             with ending_together(trainer, "pruning"):
                 self.prune(
@@ -67,5 +68,20 @@ class Pruning(Callback):
             together=together,
             track=track,
         )
-        cost = f"{time.perf_counter() - start:.0f} s" if fresh else "already complete, used as it is"
-        log.info("pruned into %s (%s)", self.run.pruned, cost)
+        if not together or torch.distributed.get_rank() == 0:  # which has written the plan by now
+            self.say(f"{time.perf_counter() - start:.0f} s" if fresh else "already complete, used as it is")
+
+    def say(self, cost: str) -> None:
+        """Log what the stage has reached, by its plan if that is still there."""
+        plan = PruningPlan.load(self.run.plan) if self.run.plan.exists() else None
+        log.info("pruned into %s%s (%s)", self.run.pruned, reached(plan) if plan else "", cost)
+
+
+def reached(plan: PruningPlan) -> str:
+    """What is left, in words; nothing where a plan made by hand does not say."""
+    if not {"parameters", "reached_ratio"} <= plan.budget.keys():
+        return ""
+    return (
+        f": {plan.model['parameters']:,} → {plan.budget['parameters']:,} parameters, "
+        f"{plan.budget['reached_ratio']:.2%} of the decoder gone"
+    )

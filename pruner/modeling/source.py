@@ -26,8 +26,12 @@ class Source:
         return str(Path(self.name) / self.gguf_file) if self.gguf_file else None
 
 
-def locate(name_or_path: str) -> Source:
+def locate(name_or_path: str, *, weights: bool = True) -> Source:
     """Find the files of `name_or_path` without loading anything.
+
+    Args:
+        name_or_path: as for `pruner.checkpoint.load_model`.
+        weights: refuse a folder that has none.
 
     Raises:
         ValueError: there is no such folder or file, or it does not hold a model; names the way out.
@@ -38,7 +42,7 @@ def locate(name_or_path: str) -> Source:
     if path.suffix == ".gguf" or path.is_file():
         return file_source(path)
     if path.is_dir():
-        check_folder(path)
+        check_folder(path, weights=weights)
         return Source(str(path))
     if path.is_absolute() or name_or_path.startswith(("./", "../", "~")) or name_or_path.count("/") > 1:
         raise ValueError(
@@ -91,14 +95,14 @@ def packaged_file(address: str) -> Path:
     return folder / file
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ValueError unless `folder` holds a configuration and safetensors weights, unquantised."""
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raise ValueError unless `folder` holds a configuration and, if wanted, safetensors, unquantised."""
     config = folder / "config.json"
     if not config.is_file():
         ggufs = sorted(folder.glob("*.gguf"))
         hint = f"; give the file itself: {ggufs[0]}" if ggufs else ""
         raise ValueError(f"{folder} is not a model folder: it has no config.json{hint}")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         what = "only pickled weights, which are never opened; save them" if pickled else "no weights; save it"
         raise ValueError(f"{folder} holds {what} with `save_pretrained`, which writes safetensors")

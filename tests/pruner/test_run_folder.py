@@ -5,6 +5,7 @@ import pytest
 from pruner.run_folder import RunFolder, content_identity, differences, done_record, mark_done
 
 SETTLED = {"pruner": {"budget": {"ratio": 0.2}}, "seed_everything": 1}
+OTHER = {"pruner": {"budget": {"ratio": 0.3}}, "seed_everything": 1}
 
 
 def test_a_folder_is_complete_only_once_it_is_marked(tmp_path):
@@ -31,13 +32,26 @@ def test_the_same_configuration_may_come_back(tmp_path):
     assert run.config.read_text() == "first\n"
 
 
-def test_another_configuration_is_refused_by_name_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "made", ["plan.json", "pruned", "adapter", "recovered", "checkpoints", "metrics.json"]
+)
+def test_another_configuration_is_refused_by_name_and_changes_nothing(tmp_path, made):
     run = RunFolder(tmp_path)
     run.claim("first\n", SETTLED, None)
-    other = {"pruner": {"budget": {"ratio": 0.3}}, "seed_everything": 1}
+    (tmp_path / made).mkdir()
     with pytest.raises(ValueError, match=r"pruner\.budget\.ratio: 0\.2 -> 0\.3"):
-        run.claim("second\n", other, SETTLED)
+        run.claim("second\n", OTHER, SETTLED)
     assert run.config.read_text() == "first\n"
+
+
+def test_a_folder_in_which_nothing_was_made_takes_a_corrected_configuration(tmp_path):
+    run = RunFolder(tmp_path)
+    run.claim("first\n", SETTLED, None)
+    for left_by_loggers_and_slurm in ("logs", "jobs"):
+        (tmp_path / left_by_loggers_and_slurm).mkdir()
+    run.claim("second\n", OTHER, SETTLED)
+    assert run.config.read_text() == "second\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "jobs", "logs"}
 
 
 def test_a_folder_that_holds_somebody_elses_plan_is_refused(tmp_path):

@@ -48,6 +48,14 @@ def test_pickled_weights_are_never_opened(tmp_path: Path):
         load_model(tmp_path)
 
 
+def test_a_configuration_without_weights_is_read_where_that_is_enough(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 7}))
+    assert load_config(tmp_path, weights=False).num_hidden_layers == 7
+    for load in (load_model, load_tokenizer, load_config):
+        with pytest.raises(ValueError, match="holds no weights"):
+            load(tmp_path)
+
+
 def test_quantised_weights_are_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": {}}))
     (tmp_path / "model.safetensors").write_bytes(b"")
