@@ -1,30 +1,38 @@
 """`llm-prune plan`: what its three words do."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import rich
 
+from pruner.checkpoint import load_config
 from pruner.evaluation.plans import difference_table, plan_table
+from pruner.evaluation.removal import known_layers
 from pruner.pipeline import PruningSettings
 from pruner.pipeline.preview import preview as preview_plan
 from pruner.plan import PruningPlan
+from pruner.run_folder import RunFolder
 
 
 def show(plan: str) -> None:
     """Show a plan: what was asked, what is reached, and every layer's widths.
 
     Args:
-        plan: plan.json of a run.
+        plan: a run folder, or plan.json of one.
     """
-    rich.print(plan_table(PruningPlan.load(plan)))
+    place = plan_file(plan)
+    shown = PruningPlan.load(place)
+    rich.print(plan_table(shown, known_layers(shown, RunFolder(place.parent).pruned)))
 
 
 def diff(first: str, second: str) -> None:
     """Compare two plans of one model.
 
     Args:
-        first: plan.json of a run.
-        second: plan.json of another.
+        first: a run folder, or plan.json of one.
+        second: another.
     """
-    rich.print(difference_table(PruningPlan.load(first), PruningPlan.load(second)))
+    rich.print(difference_table(PruningPlan.load(plan_file(first)), PruningPlan.load(plan_file(second))))
 
 
 def preview(
@@ -39,12 +47,21 @@ def preview(
     Args:
         model: model folder or hub name.
         pruner: what to remove.
-        scored: plan.json of a run whose scores choose the units.
+        scored: a run folder or plan.json of one, whose scores choose the units.
         output: where to write the plan.json that results.
         trust_remote_code: run modelling code that comes with the model.
     """
-    given = None if scored is None else PruningPlan.load(scored)
+    given = None if scored is None else PruningPlan.load(plan_file(scored))
     plan = preview_plan(model, pruner, given, trust_remote_code)
+    if given is not None:
+        plan = replace(plan, calibration=given.calibration)
     if output is not None:
         plan.save(output)
-    rich.print(plan_table(plan))
+    config = load_config(model, trust_remote_code=trust_remote_code, weights=False).get_text_config()
+    rich.print(plan_table(plan, getattr(config, "num_hidden_layers", 0)))
+
+
+def plan_file(place: str) -> Path:
+    """The file of a plan that is named by itself or by its run folder."""
+    path = Path(place)
+    return RunFolder(path).plan if path.is_dir() else path

@@ -62,6 +62,13 @@ class PruningPlan:
         layers = [share for share in self.groups.values() if share.kind == "layer"]
         return tuple(unit for share in layers for unit in range(share.num_units) if unit not in share.kept)
 
+    @property
+    def narrows(self) -> bool:
+        """Whether a layer that stays loses units; without that there is nothing to refit."""
+        return any(
+            share.kind != "layer" and len(share.kept) < share.num_units for share in self.groups.values()
+        )
+
     def save(self, path: str | Path) -> None:
         """Write JSON to `path`, a line for each group; to the side first, then renamed."""
         fields = {"format": FORMAT, **asdict(self)}

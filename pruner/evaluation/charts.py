@@ -1,7 +1,7 @@
 """Plots as HTML and SVG: marks stretch with the page, words keep their size, one layer or hundreds."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pruner.evaluation.markup import Markup, join, tag
@@ -21,15 +21,16 @@ class Scale:
         return 100 * (value - first) / (last - first)
 
 
-def scale(values: Sequence[float], from_zero: bool = False) -> Scale:
-    """The tightest round axis that holds all `values`."""
+def scale(values: Sequence[float], from_zero: bool = False, whole: bool = False) -> Scale:
+    """The tightest round axis that holds all `values`; its ticks are whole numbers if those are counts."""
     low, high = min(values), max(values)
     low = min(low, 0.0) if from_zero else low
-    size = max(abs(low), abs(high), 1e-30)
+    size = max(abs(low), abs(high), float(whole), 1e-30)
     high = high if high - low > 1e-6 * size else low + size
-    rough = (high - low) / 4
+    rough = max((high - low) / 4, float(whole))
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * round_ for round_ in (1, 2, 2.5, 5, 10) if power * round_ >= rough * 0.999)
+    steps = [power * round_ for round_ in (1, 2, 2.5, 5, 10)]
+    step = next(step for step in steps if step >= rough * 0.999 and (step.is_integer() or not whole))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return Scale(tuple(step * tick for tick in range(first, last + 1)))
 
@@ -39,18 +40,26 @@ def model_colours(labels: Iterable[str]) -> dict[str, str]:
     return {label: f"m{place % 5}" for place, label in enumerate(labels)}
 
 
-def columns(kept: Sequence[int | None], dense: Sequence[int], colour: str) -> Markup:
-    """Kept width of each layer, before the pale outline of what it had; None where all is kept."""
-    axis = scale(dense, from_zero=True)
+def columns(
+    kept: Sequence[int | None], dense: Sequence[int], colour: str, gone: Collection[int] = ()
+) -> Markup:
+    """Kept width of each layer, before the pale outline of what it had.
+
+    Args:
+        kept: None where all is kept.
+        dense: what each layer had.
+        colour: class of what is kept.
+        gone: the layers that were removed whole.
+    """
+    axis = scale(dense, from_zero=True, whole=True)
     width = 100 / len(dense)
     marks = []
     for layer, (left, had) in enumerate(zip(kept, dense)):
         stays = had if left is None else left
-        name = f"layer {layer}: {stays} of {had}"
+        name = f"layer {layer}: {stays} of {had}" + (", layer removed" if layer in gone else "")
         for height, kind in ((axis.place(had), "gone"), (axis.place(stays), colour)):
             marks.append(_rectangle((layer + 0.08) * width, 100 - height, width * 0.84, height, kind, name))
-    edges = [str(layer) for layer in _spread(len(dense))]
-    return frame(svg(_grid(axis), *marks), axis, edges, "layer")
+    return frame(svg(_grid(axis), *marks), axis, _layers(len(dense)), "layer")
 
 
 def lines(series: Mapping[str, tuple[Points, str]], x_name: str) -> Markup:
@@ -67,7 +76,7 @@ def lines(series: Mapping[str, tuple[Points, str]], x_name: str) -> Markup:
         marks.append(tag("polyline", tag("title", name), points=" ".join(path), class_=f"line {colour}"))
     colours = {name: colour for name, (_, colour) in series.items()}
     edges = [number(low), number(high)] if high > low else [number(low)]
-    return join(legend(colours), frame(svg(_grid(axis), *marks), axis, edges, x_name))
+    return join(legend(colours), frame(svg(_grid(axis), *marks), axis, _edges(edges), x_name))
 
 
 def histogram(stacks: Mapping[str, tuple[Sequence[float], str]], x_name: str, bins: int = 40) -> Markup:
@@ -79,7 +88,7 @@ def histogram(stacks: Mapping[str, tuple[Sequence[float], str]], x_name: str, bi
     for name, (values, _) in stacks.items():
         for value in values:
             counts[name][min(bins - 1, int(bins * (value - low) / span))] += 1
-    axis = scale([sum(parts) for parts in zip(*counts.values())], from_zero=True)
+    axis = scale([sum(parts) for parts in zip(*counts.values())], from_zero=True, whole=True)
     marks, floor = [], [0] * bins
     for name, (_, colour) in stacks.items():
         for place, count in enumerate(counts[name]):
@@ -90,22 +99,26 @@ def histogram(stacks: Mapping[str, tuple[Sequence[float], str]], x_name: str, bi
             floor[place] += count
     edges = [number(low + share * span, 3) for share in (0, 0.5, 1)]
     colours = {name: colour for name, (_, colour) in stacks.items()}
-    return join(legend(colours), frame(svg(_grid(axis), *marks), axis, edges, x_name))
+    return join(legend(colours), frame(svg(_grid(axis), *marks), axis, _edges(edges), x_name))
 
 
-def heat_map(rows: Mapping[str, Sequence[float | None]]) -> Markup:
-    """Share removed for each kind (down) and layer (across); None where all is kept."""
+def heat_map(rows: Mapping[str, Sequence[float | None]], gone: Collection[int] = ()) -> Markup:
+    """Share removed for each kind (down) and layer (across).
+
+    Args:
+        rows: kind -> share of each layer, None where all is kept.
+        gone: the layers that were removed whole.
+    """
     top = (
         max((share for shares in rows.values() for share in shares if share is not None), default=0.0) or 1.0
     )
     body = []
     for name, shares in rows.items():
-        cells = [_cell(name, layer, share, top) for layer, share in enumerate(shares)]
+        cells = [_cell(name, layer, share, top, layer in gone) for layer, share in enumerate(shares)]
         body += [tag("span", name, class_="kind"), tag("div", *cells, class_="cells")]
     length = max(len(shares) for shares in rows.values())
-    axis = tag("div", *[tag("span", str(layer)) for layer in _spread(length)], class_="x")
     key = tag("div", tag("span", "kept"), tag("i"), tag("span", f"{100 * top:.0f} % removed"), class_="key")
-    return join(tag("div", *body, tag("span", "layer", class_="kind"), axis, class_="heat"), key)
+    return join(tag("div", *body, tag("span", "layer", class_="kind"), _layers(length), class_="heat"), key)
 
 
 def bars(values: Mapping[str, tuple[float, str, str]]) -> Markup:
@@ -118,15 +131,14 @@ def bars(values: Mapping[str, tuple[float, str, str]]) -> Markup:
     return tag("div", *rows, class_="bars")
 
 
-def frame(plot: Markup, axis: Scale, edges: Sequence[str], x_name: str) -> Markup:
-    """A plot with its ticks on the left and `edges` spread below it."""
+def frame(plot: Markup, axis: Scale, below: Markup, x_name: str) -> Markup:
+    """A plot with its ticks on the left and its other axis below it."""
     ticks = [tag("span", number(tick)) for tick in reversed(axis.ticks)]
-    below = [tag("span", edge) for edge in edges]
     return tag(
         "div",
         tag("div", *ticks, class_="y"),
         plot,
-        tag("div", *below, class_="x"),
+        below,
         tag("div", x_name, class_="xname"),
         class_="plot",
     )
@@ -167,11 +179,25 @@ def _rectangle(x: float, y: float, width: float, height: float, kind: str, title
     return tag("rect", tag("title", title), class_=kind, **size)
 
 
-def _cell(name: str, layer: int, share: float | None, top: float) -> Markup:
+def _cell(name: str, layer: int, share: float | None, top: float, gone: bool) -> Markup:
     if share is None:
         return tag("i", style="--share:0%", title=f"layer {layer}, {name}: all kept")
-    title = f"layer {layer}, {name}: {100 * share:.1f} % removed"
-    return tag("i", style=f"--share:{100 * share / top:.1f}%", title=title)
+    said = "layer removed" if gone else f"{100 * share:.1f} % removed"
+    return tag("i", style=f"--share:{100 * share / top:.1f}%", title=f"layer {layer}, {name}: {said}")
+
+
+def _edges(edges: Iterable[str]) -> Markup:
+    """Texts from the left end of an axis to its right end."""
+    return tag("div", *[tag("span", edge) for edge in edges], class_="x")
+
+
+def _layers(length: int) -> Markup:
+    """Numbers of a few of `length` layers, each below the middle of its layer's mark."""
+    numbers = [
+        tag("span", str(layer), style=f"left:{100 * (layer + 0.5) / length:.2f}%")
+        for layer in _spread(length)
+    ]
+    return tag("div", *numbers, class_="x layers")
 
 
 def _spread(length: int, most: int = 6) -> list[int]:

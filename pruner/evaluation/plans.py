@@ -1,24 +1,34 @@
 """Pruning plans as tables: one plan's widths by layer, and where two plans part."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruner.evaluation.removal import KINDS, Width, num_layers, widths
+from pruner.evaluation.removal import KINDS, Width, known_layers, num_layers, widths
 from pruner.plan import GroupPlan, PruningPlan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-BAR = 24
-"""Characters of a full bar."""
+PAGE, BAR = 80, 24
+"""Characters of a row, and of a full bar where a row has room for it."""
 
 
-def plan_table(plan: PruningPlan) -> "RenderableType":
-    """What was asked, what is reached, and each layer's widths as bars."""
+def plan_table(plan: PruningPlan, layers: int = 0) -> "RenderableType":
+    """What was asked, what is reached, and each layer's widths as bars.
+
+    Args:
+        plan: what was removed.
+        layers: decoder layers of the dense model; 0 for what the plan itself knows of them.
+    """
     from rich.console import Group
 
-    return Group(_facts([plan], ["plan"]), "", _layers(plan))
+    listed = max(layers, num_layers(plan))
+    table = Group(_facts([plan], ["plan"]), "", _layers(plan, listed))
+    if not listed or max(layers, known_layers(plan)):
+        return table
+    return Group(table, f"Layers after {listed - 1}, if there are any, keep everything.")
 
 
 def difference_table(first: PruningPlan, second: PruningPlan) -> "RenderableType":
@@ -52,18 +62,24 @@ def _facts(plans: Iterable[PruningPlan], labels: Iterable[str]) -> "Table":
 
 
 def _described(plan: PruningPlan) -> dict[str, str]:
-    budget, text, refit = plan.budget, plan.calibration, plan.compensation
+    budget, text = plan.budget, plan.calibration
     return {
         "model": f"{plan.model['architecture']} {plan.model['fingerprint']}",
         "criterion": plan.criterion,
-        "calibration": "{num_samples} × {seq_len} tokens of {path}, seed {seed}".format(**text)
-        if text
-        else "none",
-        "compensation": _refitted(refit),
+        "calibration": _read(text),
+        "compensation": _refitted(plan.compensation),
         "asked": _asked(budget),
         "reached": f"{budget['reached_ratio']:.2%}, of the whole model {budget['reached_ratio_of_all']:.2%}",
         "parameters": f"{plan.model['parameters']:,} → {budget['parameters']:,}",
     }
+
+
+def _read(text: Mapping[str, Any]) -> str:
+    """Which text was looked at: its file's name and the fingerprint of the samples."""
+    if not text:
+        return "none"
+    said = "{num_samples} × {seq_len} tokens of {name}, seed {seed} ({fingerprint})"
+    return said.format(**text, name=Path(text["path"]).name)
 
 
 def _refitted(refit: Mapping[str, Any]) -> str:
@@ -90,34 +106,46 @@ def _asked(budget: Mapping[str, Any]) -> str:
     words = [said.format(budget[name]) for name, said in TARGETS.items() if budget.get(name) is not None]
     if budget.get("widths"):
         words.append(", ".join(f"{width} {kind}" for kind, width in budget["widths"].items()) + " a layer")
-    if not words and budget["ratio"] is not None:
+    by_ratio = not words and budget["ratio"] is not None
+    if by_ratio:
         words.append(f"{budget['ratio']:.2%} of the decoder")
     if budget.get("layers"):
-        words.append(f"{budget['layers']} whole layers")
-    return ", of it ".join(words)
+        words.append(f"{budget['layers']} whole layer{'s' if budget['layers'] > 1 else ''}")
+    return (", of it " if by_ratio else ", and without ").join(words)
 
 
-def _layers(plan: PruningPlan) -> "Table":
+def _layers(plan: PruningPlan, listed: int) -> "Table":
+    """A row for each layer; whole layers have a column only where nothing else says that they go."""
     from rich.table import Table
 
-    rows = widths(plan, num_layers(plan))
+    rows = widths(plan, listed)
+    rows = {kind: row for kind, row in rows.items() if kind != KINDS["layer"]} or rows
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", justify="right")
     for kind in rows:
-        table.add_column(kind)
-    for layer, cells in enumerate(zip(*rows.values())):
-        table.add_row(str(layer), *map(_bar, cells))
+        table.add_column(kind, no_wrap=True)
+    room = (PAGE - len("layer")) // max(1, len(rows)) - 2
+    columns = [_column(row, plan.dropped, room) for row in rows.values()]
+    for layer, cells in enumerate(zip(*columns)):
+        table.add_row(str(layer), *cells)
     return table
 
 
-def _bar(width: Width | None) -> str:
+def _column(row: Sequence[Width | None], gone: Collection[int], room: int) -> list[str]:
+    """One kind's widths, of every layer, in at most `room` characters."""
+    digits = len(str(max(width.dense for width in row if width)))
+    length = max(0, min(BAR, room - 2 * digits - len("  of ")))
+    return ["gone" if layer in gone else _bar(width, length, digits) for layer, width in enumerate(row)]
+
+
+def _bar(width: Width | None, length: int, digits: int) -> str:
     if width is None:
         return "–"
-    full = round(BAR * width.kept / width.dense)
-    return f"{'█' * full}{'░' * (BAR - full)} {width.kept:>6} of {width.dense}"
+    full = round(length * width.kept / width.dense)
+    return f"{'█' * full}{'░' * (length - full)} {width.kept:>{digits}} of {width.dense}"
 
 
-def _parted(first: PruningPlan, second: PruningPlan) -> "Table":
+def _parted(first: PruningPlan, second: PruningPlan) -> "RenderableType":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -130,9 +158,7 @@ def _parted(first: PruningPlan, second: PruningPlan) -> "Table":
             layer = "all" if share.layer is None else str(share.layer)
             counts = (share.num_units, len(ours), len(theirs), len(ours & theirs))
             table.add_row(layer, KINDS.get(share.kind, share.kind), *map(str, counts))
-    if not table.row_count:
-        table.add_row("", "every group keeps the same units")
-    return table
+    return table if table.row_count else "every group keeps the same units"
 
 
 def _kept(share: GroupPlan | None, num_units: int) -> set[int]:

@@ -13,6 +13,7 @@ KINDS = {
     "attention": "attention",
     "query": "query heads",
     "expert": "experts",
+    "layer": "whole layer",
 }
 
 
@@ -39,16 +40,20 @@ class Scores:
 
 
 def widths(plan: PruningPlan, num_layers: int) -> dict[str, list[Width | None]]:
-    """Kind -> one width for each layer, None where the plan names no group of that kind."""
+    """Kind -> one width for each layer, None where the plan names no group of that kind.
+
+    A layer that goes whole keeps none of as many units as the widest layer had.
+    """
     table: dict[str, list[Width | None]] = {}
     for kind in KINDS:
         row = [
             _width(share for share in _of(plan, kind) if share.layer == layer) for layer in range(num_layers)
         ]
         if any(row):
-            table[KINDS[kind]] = row
+            gone = Width(0, max(width.dense for width in row if width))
+            table[KINDS[kind]] = [gone if layer in plan.dropped else each for layer, each in enumerate(row)]
     for share in _of(plan, "layer"):
-        table["whole layer"] = [Width(int(unit in share.kept), 1) for unit in range(share.num_units)]
+        table[KINDS["layer"]] = [Width(int(unit in share.kept), 1) for unit in range(share.num_units)]
     return table
 
 
@@ -81,9 +86,14 @@ def num_layers(plan: PruningPlan, pruned: Path | None = None) -> int:
         pruned: the pruned model's folder, if there is one.
     """
     layers = [share.layer + 1 for share in plan.groups.values() if share.layer is not None]
+    return max([*layers, known_layers(plan, pruned)])
+
+
+def known_layers(plan: PruningPlan, pruned: Path | None = None) -> int:
+    """Decoder layers of the dense model, 0 where neither the plan nor the pruned model tells them all."""
     config = pruned / "config.json" if pruned else None
     there = json.loads(config.read_text()).get("num_hidden_layers") if config and config.exists() else None
-    return max([*layers, *[share.num_units for share in _of(plan, "layer")], there or 0])
+    return max([there or 0, *[share.num_units for share in _of(plan, "layer")]])
 
 
 def _scores(kept: list[float], removed: list[float]) -> Scores:

@@ -1,13 +1,13 @@
 """The report's further sections, each empty where the run has nothing to say to it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from pruner.evaluation import charts
 from pruner.evaluation.losses import Curve, smooth
 from pruner.evaluation.markup import Markup, join, tag
 from pruner.evaluation.metrics import Models
-from pruner.evaluation.removal import Scores, Width, hidden_width, num_layers, scores, widths
+from pruner.evaluation.removal import KINDS, Scores, Width, hidden_width, num_layers, scores, widths
 from pruner.plan import PruningPlan
 
 NOTHING = Markup("")
@@ -25,15 +25,18 @@ def removal(plan: PruningPlan | None, pruned: Path) -> Markup:
     if table:
         shares = {kind: [width.removed if width else None for width in row] for kind, row in table.items()}
         heat = tag(
-            "div", tag("h3", "Share removed by kind and layer"), charts.heat_map(shares), class_="card wide"
+            "div",
+            tag("h3", "Share removed by kind and layer"),
+            charts.heat_map(shares, plan.dropped),
+            class_="card wide",
         )
-        parts.append(tag("div", heat, *_kept_widths(table), class_="cards"))
-    distributions = [_distribution(kind, found) for kind, found in scores(plan).items()]
-    if distributions:
+        parts.append(tag("div", heat, *_kept_widths(table, plan.dropped), class_="cards"))
+    found = scores(plan)
+    if found:
         parts += [
             tag("h2", "Scores"),
-            tag("p", _about_scores(plan), class_="note"),
-            tag("div", *distributions, class_="cards"),
+            tag("p", _about_scores(plan, found), class_="note"),
+            tag("div", *[_distribution(kind, each) for kind, each in found.items()], class_="cards"),
         ]
     return join(*parts)
 
@@ -91,30 +94,40 @@ def settings(plan: PruningPlan | None, config: str) -> Markup:
     )
 
 
-def _kept_widths(table: Mapping[str, list[Width | None]]) -> Iterator[Markup]:
+def _kept_widths(table: Mapping[str, list[Width | None]], gone: Collection[int]) -> Iterator[Markup]:
     for kind, row in table.items():
         dense = max(width.dense for width in row if width)
-        if kind == "whole layer":
+        if kind == KINDS["layer"]:
             continue
         plot = charts.columns(
             [width.kept if width else None for width in row],
             [width.dense if width else dense for width in row],
             "m2",
+            gone,
         )
         yield tag("div", tag("h3", f"{kind} kept in each layer"), plot, class_="card")
 
 
 def _distribution(kind: str, found: Scores) -> Markup:
     stacks = {"kept": (found.kept, "m2"), "removed": (found.removed, "removed")}
-    name = "score, decimal logarithm" if found.logarithmic else "score"
-    return tag("div", tag("h3", f"{kind}, number of units"), charts.histogram(stacks, name), class_="card")
+    heading, name = f"{kind}, number of units", "score"
+    if kind == KINDS["layer"]:
+        heading, name = "whole layers, number of layers", "rise of the loss without the layer, nats"
+    name += ", decimal logarithm" if found.logarithmic else ""
+    return tag("div", tag("h3", heading), charts.histogram(stacks, name), class_="card")
 
 
-def _about_scores(plan: PruningPlan) -> str:
-    return (
-        f"Importance by {plan.criterion}. Where every layer has its own budget, kept and removed scores "
-        "overlap: what is low in one layer may be high in another."
-    )
+def _about_scores(plan: PruningPlan, found: Collection[str]) -> str:
+    """What the scores are: those of whole layers do not come from the criterion."""
+    said = []
+    if set(found) - {KINDS["layer"]}:
+        said.append(
+            f"Importance by {plan.criterion}. Where every layer has its own budget, kept and removed scores "
+            "overlap: what is low in one layer may be high in another."
+        )
+    if KINDS["layer"] in found:
+        said.append("Whole layers are scored by how much the loss rises without the layer, in nats.")
+    return " ".join(said)
 
 
 def _sample(label: str, text: str, colour: str) -> Markup:

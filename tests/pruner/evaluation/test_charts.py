@@ -1,4 +1,5 @@
 import re
+from importlib.resources import files
 
 import pytest
 from hypothesis import example, given
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from pruner.evaluation.charts import bars, columns, heat_map, histogram, lines, number, scale
 
+TEMPLATE = files("pruner.evaluation").joinpath("report_template.html").read_text(encoding="utf-8")
 FINITE = st.floats(-1e9, 1e9, allow_nan=False)
 
 
@@ -23,6 +25,49 @@ def test_an_axis_holds_every_value_between_its_ends(values, from_zero):
     axis = scale(values, from_zero)
     assert all(-1e-6 <= axis.place(value) <= 100 + 1e-6 for value in values)
     assert 2 <= len(axis.ticks) <= 7
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
+def test_an_axis_of_counts_has_whole_ticks(counts):
+    axis = scale(counts, from_zero=True, whole=True)
+    assert all(tick == round(tick) for tick in axis.ticks)
+    assert all(0 <= axis.place(count) <= 100 + 1e-6 for count in counts)
+    assert 2 <= len(axis.ticks) <= 6
+
+
+@pytest.mark.parametrize("chart", [columns([1], [2], "m2"), histogram({"kept": ([1.0] * 2, "m2")}, "score")])
+def test_counts_are_drawn_on_an_axis_of_whole_numbers(chart):
+    (ticks,) = re.findall(r'<div class="y">(.*?)</div>', chart)
+    assert re.findall(r"[\d.]+", ticks) == ["2", "1", "0"]
+
+
+@pytest.mark.parametrize("layers", [1, 5, 80])
+@pytest.mark.parametrize("chart", [heat_map, columns])
+def test_a_layers_number_stands_below_the_middle_of_its_mark(layers, chart):
+    if chart is columns:
+        drawn = columns([1] * layers, [2] * layers, "m2")
+        middles = [left + width / 2 for kind, left, _, width, _ in rectangles(drawn) if kind == "m2"]
+    else:
+        drawn = heat_map({"MLP": [0.5] * layers})
+        middles = [100 * (layer + 0.5) / layers for layer in range(drawn.count("<i style"))]
+    numbers = re.findall(r'<span style="left:([\d.]+)%">(\d+)</span>', drawn)
+    assert len(numbers) == min(layers, 6)
+    assert all(float(left) == pytest.approx(middles[int(layer)], abs=0.02) for left, layer in numbers)
+
+
+def test_the_cells_of_a_heat_map_share_the_whole_width_that_its_numbers_spread_over():
+    (cells,) = re.findall(r"\.cells i \{(.*)\}", TEMPLATE)
+    assert "flex: 1" in cells
+    assert "max-width" not in cells
+    assert re.search(r"\.layers span \{ position: absolute; transform: translateX\(-50%\) \}", TEMPLATE)
+
+
+def test_a_layer_that_was_removed_whole_is_drawn_and_named_as_gone():
+    *_, gone, kept = rectangles(columns([6, 0], [6, 6], "m2", gone=(1,)))
+    assert (gone[4], kept[4]) == (100, 0)
+    assert "<title>layer 1: 0 of 6, layer removed</title>" in columns([6, 0], [6, 6], "m2", gone=(1,))
+    chart = heat_map({"MLP": [None, 1.0]}, gone=(1,))
+    assert 'style="--share:100.0%" title="layer 1, MLP: layer removed"' in chart
 
 
 @pytest.mark.parametrize("layers", [1, 2, 30, 126])

@@ -20,14 +20,14 @@ PLAN = PruningPlan(
 )
 
 
-def printed(table):
-    console = rich.console.Console(width=160, record=True, file=io.StringIO())
+def printed(table, width=160):
+    console = rich.console.Console(width=width, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 
 
 def test_a_plan_shows_every_layers_widths_as_bars_of_their_share():
-    rows = printed(plan_table(PLAN)).splitlines()[-3:]
+    rows = printed(plan_table(PLAN, 3)).splitlines()[-3:]
     assert [row.count("█") for row in rows] == [12, 0, 24 + 6]
     assert re.search(r"1 of 4", rows[2])
     assert re.search(r"1\s+–\s+–", rows[1])
@@ -60,7 +60,9 @@ def test_plans_of_different_models_are_not_compared():
         ({"layers": 2, "ratio": None}, "2 whole layers"),
         ({"target_bytes": 5000}, "5,000 bytes in all"),
         ({"target_macs": 5000}, "5,000 multiply-accumulates for each token"),
+        ({"layers": 1}, "20.00% of the decoder, of it 1 whole layer"),
         ({"ratio": None, "widths": {"mlp": 8, "attention": 1}}, "8 mlp, 1 attention a layer"),
+        ({"ratio": None, "widths": {"mlp": 8}, "layers": 1}, "8 mlp a layer, and without 1 whole layer"),
         ({"target_latency": 0.002}, "0.002 s for each token"),
     ],
 )
@@ -70,6 +72,34 @@ def test_a_budget_is_said_in_the_terms_it_was_asked_in(budget, words):
 
 
 def test_a_plan_shows_which_layers_go():
-    groups = {**PLAN.groups, "layers": GroupPlan("layer", None, 3, (0, 2), (3.0, 0.1, 2.0))}
-    rows = printed(plan_table(replace(PLAN, groups=groups))).splitlines()[-3:]
-    assert ["0 of 1" in row for row in rows] == [False, True, False]
+    groups = {**PLAN.groups, "layers": GroupPlan("layer", None, 4, (0, 2, 3), (3.0, 0.1, 2.0, 1.0))}
+    rows = printed(plan_table(replace(PLAN, groups=groups))).splitlines()[-4:]
+    assert [row.count("gone") for row in rows] == [0, 2, 0, 0]
+    assert [row.count("–") for row in rows] == [1, 0, 0, 2]
+
+
+def test_layers_that_go_alone_have_a_column_of_their_own():
+    groups = {"layers": GroupPlan("layer", None, 3, (0, 2), (3.0, 0.1, 2.0))}
+    head, *rows = printed(plan_table(replace(PLAN, groups=groups))).splitlines()[-4:]
+    assert "whole layer" in head
+    assert ["gone" in row for row in rows] == [False, True, False]
+
+
+def test_every_layer_is_listed_where_their_number_is_known_and_else_it_is_said():
+    unknown = "Layers after 2, if there are any, keep everything."
+    assert unknown in printed(plan_table(PLAN))
+    shown = printed(plan_table(PLAN, 5))
+    assert "keep everything" not in shown
+    assert [line.split() for line in shown.splitlines()[-2:]] == [["3", "–", "–"], ["4", "–", "–"]]
+
+
+@pytest.mark.parametrize("kinds", [["mlp"], ["mlp", "attention"], ["mlp", "attention", "expert"]])
+def test_a_row_fits_a_terminal_of_80_columns(kinds):
+    groups = {kind: GroupPlan(kind, 79, 14336, tuple(range(9000))) for kind in kinds}
+    text = {"num_samples": 128, "seq_len": 2048, "seed": 0, "path": "/a/b" * 20 + "/c4.jsonl"}
+    calibration = {**text, "fingerprint": "b45e1427035f7b4b"}
+    groups["layers"] = GroupPlan("layer", None, 80, tuple(range(1, 80)))
+    plan = replace(PLAN, groups=groups, calibration=calibration)
+    wide, narrow = printed(plan_table(plan)), printed(plan_table(plan), width=80)
+    assert [line.rstrip() for line in narrow.splitlines()] == [line.rstrip() for line in wide.splitlines()]
+    assert "128 × 2048 tokens of c4.jsonl, seed 0 (b45e1427035f7b4b)" in narrow

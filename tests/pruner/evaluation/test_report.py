@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -143,6 +144,41 @@ def test_scores_are_logarithms_where_all_are_positive():
     assert not found["attention"].logarithmic
     assert found["attention"].removed == (0.0,)
     assert "hidden" not in found
+
+
+def without_layer_1():
+    """A plan of three layers whose second goes whole."""
+    made = plan(3)
+    groups = {name: share for name, share in made.groups.items() if share.layer != 1}
+    groups["layers"] = GroupPlan("layer", None, 3, (0, 2), (3.0, 0.1, 2.0))
+    return replace(made, groups=groups)
+
+
+def test_a_removed_layer_keeps_nothing_of_any_kind(run):
+    without_layer_1().save(run / "plan.json")
+    assert widths(without_layer_1(), 3)["MLP channels"] == [Width(3, 4), Width(0, 4), Width(3, 4)]
+    _, text = read(run)
+    assert text.count("layer 1: 0 of 4, layer removed") == 2
+    assert text.count("layer 1: 0 of 2, layer removed") == 2
+    page = (run / "report.html").read_text()
+    assert 'title="layer 1, MLP channels: layer removed"' in page
+    assert 'title="layer 1, attention: layer removed"' in page
+
+
+def test_the_scores_of_whole_layers_are_said_to_be_rises_of_the_loss(run):
+    without_layer_1().save(run / "plan.json")
+    _, text = read(run)
+    assert "whole layers, number of layers" in text
+    assert "rise of the loss without the layer, nats, decimal logarithm" in text
+    assert "Whole layers are scored by how much the loss rises" in text
+    plan(3).save(run / "plan.json")
+    assert "rise of the loss" not in read(run)[1]
+
+
+def test_layers_alone_are_not_scored_by_the_criterion(run):
+    alone = GroupPlan("layer", None, 3, (0, 2), (3.0, 0.1, 2.0))
+    replace(plan(3), groups={"layers": alone}).save(run / "plan.json")
+    assert "Importance by" not in read(run)[1]
 
 
 def test_removed_layers_have_a_row_of_their_own(tmp_path):
