@@ -8,7 +8,7 @@ from itertools import islice, zip_longest
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruner.progress import Track, silent
 from pruner.records import read_records
@@ -88,6 +88,9 @@ def own_text(
 
     Returns:
         (num_samples, seq_len) int64.
+
+    Raises:
+        ValueError: its predictions are not finite.
     """
     special = set(tokenizer.all_special_ids)
     ordinary = [token for token in range(len(tokenizer)) if token not in special]
@@ -109,9 +112,24 @@ def own_text(
                 top_p=1.0,
                 min_new_tokens=settings.seq_len - 1,
                 max_new_tokens=settings.seq_len - 1,
+                logits_processor=LogitsProcessorList([Finite()]),
             )
             written.append(samples.cpu())
     return torch.cat(written)
+
+
+class Finite(LogitsProcessor):
+    """Lets predictions through that a token can be drawn by."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(batch, seq_len) and (batch, vocab_size) -> the scores as they are."""
+        if scores.isnan().any() or scores.isposinf().any():
+            raise ValueError(
+                "the model cannot write its own calibration text: its predictions at token "
+                f"{input_ids.shape[1]} are not finite; load the model in bfloat16 or float32, or name a text "
+                "in calibration.path"
+            )
+        return scores
 
 
 def load_calibration(settings: Calibration, tokenizer: PreTrainedTokenizerBase) -> CalibrationData:

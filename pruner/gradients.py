@@ -24,9 +24,11 @@ def streamed_gradients(
 ) -> Iterator[None]:
     """Give each gradient to `receive` as soon as a backward pass has completed it, then free it.
 
-    Nothing else of the model asks for gradients meanwhile; afterwards everything is as before.
+    Nothing else of the model asks for gradients meanwhile; afterwards everything is as before, gradients that
+    there were too.
     """
     asked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    there = {name: parameter.grad for name, parameter in parameters.items()}
     training = model.training
     hooks = []
 
@@ -41,6 +43,7 @@ def streamed_gradients(
     try:
         model.eval().requires_grad_(False)
         for name, parameter in parameters.items():
+            parameter.grad = None
             parameter.requires_grad_(True)
             hooks.append(parameter.register_post_accumulate_grad_hook(hook(name)))
         with torch.enable_grad():
@@ -48,6 +51,8 @@ def streamed_gradients(
     finally:
         for handle in hooks:
             handle.remove()
+        for name, parameter in parameters.items():
+            parameter.grad = there[name]
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(asked[name])
         model.train(training)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from pruner.ranks import Ranks
 
+SILENT = 1e-20
+"""Damping where no input is ever anything but 0: the weights stay what they are."""
+
 
 class Moments:
     """Streamed means over tokens of a projection's inputs and the outputs wanted of it.
@@ -49,8 +52,10 @@ class Moments:
             ranks.add(mean)
         self.count = round(count.item())
 
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """Covariance of the inputs and their covariance with the targets."""
+    def second(self, bias: bool) -> tuple[Tensor, Tensor]:
+        """E[a aᵀ] and E[a tᵀ], or where a bias takes the means up, the covariances."""
+        if not bias:
+            return self.gram, self.cross
         return (
             self.gram - self.inputs[:, None] * self.inputs,
             self.cross - self.inputs[:, None] * self.targets,
@@ -61,15 +66,15 @@ def ridge(gram: Tensor, cross: Tensor, weight: Tensor, damping: float) -> tuple[
     """argmin_W E|aᵀW − t|² + λ|W − weight|²: least squares that hold on to the weights there were.
 
     Args:
-        gram: H = E[a aᵀ], (in, in).
-        cross: E[a tᵀ], (in, out).
+        gram: H = E[a aᵀ], (in, in), or the covariance where a bias is fitted too.
+        cross: E[a tᵀ], (in, out), likewise.
         weight: (in, out).
         damping: λ relative to the mean diagonal of `gram`.
 
     Returns:
         W, (in, out) fp32, and the Cholesky factor of H + λI, (in, in) fp64.
     """
-    strength = damping * gram.diagonal().mean().double()
+    strength = (damping * gram.diagonal().mean().double()).clamp(min=SILENT)
     factor = gram.double()
     factor.diagonal().add_(strength)
     factor = torch.linalg.cholesky(factor)
@@ -77,10 +82,12 @@ def ridge(gram: Tensor, cross: Tensor, weight: Tensor, damping: float) -> tuple[
     return fitted.float(), factor
 
 
-def optimum(moments: Moments, weight: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The best weight with all inputs, (in, out), and the damped H⁻¹, (in, in), both fp32."""
-    fitted, factor = ridge(moments.gram, moments.cross, weight, damping)
-    return fitted, torch.cholesky_inverse(factor).float()
+def optimum(gram: Tensor, cross: Tensor, weight: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The best weight with all inputs, (in, out), and the damped H⁻¹, (in, in), both fp32; see `ridge`."""
+    fitted, factor = ridge(gram, cross, weight, damping)
+    inverse = torch.cholesky_inverse(factor)
+    del factor  # as large as the inverse
+    return fitted, inverse.float()
 
 
 def refit(
@@ -108,6 +115,6 @@ def refit(
     rows = torch.as_tensor(inputs, device=weight.device)
     fitted = weight[rows].float()
     if weights:
-        gram, cross = moments.centred() if bias else (moments.gram, moments.cross)
+        gram, cross = moments.second(bias)
         fitted, _ = ridge(gram[rows][:, rows], cross[rows], fitted, damping)
     return fitted, moments.targets - moments.inputs[rows] @ fitted if bias else None

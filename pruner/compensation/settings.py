@@ -13,7 +13,8 @@ class Compensation:
         bias: give a bias to projections that have none, where the architecture has a place for one; not
             counted against the budget.
         drift: share of the residual stream's drift so far that a refit makes good, 0 to 1.
-        batch_size: samples that walk through a layer at once; no influence on the result.
+        batch_size: samples that walk through a layer at once, None for 2,048 tokens; no influence on the
+            result.
         epochs: passes over the text in which the decoder's weights, all of them, learn the dense model's
             predictions once the refits are done; 0 for none.
         divergence: share of the divergence from the dense model in those passes' loss, the rest is
@@ -27,14 +28,15 @@ class Compensation:
     weights: bool = True
     bias: bool = False
     drift: float = 0.5
-    batch_size: int = 16
+    batch_size: int | None = None
     epochs: int = 1
     divergence: float = 0.7
     learning_rate: float = 1.5e-3
     streams: str | None = None
 
     def __post_init__(self) -> None:
-        if self.damping <= 0 or not 0 <= self.drift <= 1 or self.batch_size < 1:
+        too_few = self.batch_size is not None and self.batch_size < 1
+        if self.damping <= 0 or not 0 <= self.drift <= 1 or too_few:
             raise ValueError(
                 "compensation needs damping above 0, drift between 0 and 1 and batch_size of at least 1, got "
                 f"{self.damping}, {self.drift} and {self.batch_size}"

@@ -11,6 +11,9 @@ from transformers import PreTrainedModel
 
 from pruner.compensation.room import room
 
+WALKING_TOKENS = 2048
+"""Of a pass through one layer, without gradients."""
+
 
 class Reached(Exception):  # noqa: N818
     """A forward pass came to the module where it was to end."""
@@ -193,9 +196,14 @@ def advance(layer: nn.Module, call: Call, stream: Tensor, batch_size: int) -> Te
 
 @torch.no_grad()
 def is_residual(passage: Passage, hidden: Tensor, modules: Sequence[str]) -> bool:
-    """Whether the layer adds its projections' outputs to its input, and nothing else."""
+    """Whether the layer adds its projections' outputs to its input, and nothing else.
+
+    Each element of the sum may be off by what its type rounds: in bfloat16 that is more than a small update.
+    """
     if passage.hidden is None:
         return False
-    total = hidden.double() + sum(passage.outputs[name].double() for name in modules)
-    away = (passage.hidden.double() - total).norm()
-    return bool(away <= 0.01 * (passage.hidden.double() - hidden.double()).norm())
+    before, after = hidden.double(), passage.hidden.double()
+    total = before + sum(passage.outputs[name].double() for name in modules)
+    rounding = torch.finfo(hidden.dtype).eps * (before.abs() + after.abs())
+    away = ((after - total).abs() - rounding).clamp(min=0).norm()
+    return bool(away <= 0.01 * (after - before).norm())

@@ -68,7 +68,7 @@ def check_finite(values: Tensor, module: str, numbers: Sequence[int], seq_len: i
 
     Args:
         values: (samples, ...), (samples · seq_len, ...), or of as many tokens as a router sent.
-        module: whose scores they make.
+        module: what they go through.
         numbers: which samples of the text the pass is over.
         seq_len: tokens in each.
     """
@@ -80,8 +80,8 @@ def check_finite(values: Tensor, module: str, numbers: Sequence[int], seq_len: i
         if len(values) == rows_each * len(numbers):
             where = f"calibration sample {numbers[int(bad[0]) // rows_each]}"
     raise ValueError(
-        f"the scores of {module} are not finite on {where}: its activations or gradients overflow; load the "
-        "model in bfloat16 or float32, or change calibration.seed"
+        f"activations or gradients at {module} are not finite on {where}: weights that are not, or too large "
+        "for their type; load the model in bfloat16 or float32, or change calibration.seed"
     )
 
 

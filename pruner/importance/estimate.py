@@ -68,17 +68,25 @@ def estimate_importance(
             "have left: call prune, or choose gate_fisher"
         )
     choose(reduction, REDUCTIONS, "reduction")
-    if criterion == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return {group.name: random_scores(group.num_units, generator) for group in groups}
     if input_ids is None:
         if criterion not in NEED_NO_TEXT:
             raise ValueError(f"criterion {criterion!r} reads calibration text, and none was given")
         input_ids = torch.zeros((1, 2), dtype=torch.int64)
-    if criterion in WEIGHT_CRITERIA:
+    if criterion == "random":
+        generator = torch.Generator().manual_seed(seed)
+        scores = {group.name: random_scores(group.num_units, generator) for group in groups}
+    elif criterion in WEIGHT_CRITERIA:
         rule = WEIGHT_CRITERIA[criterion]
-        return weight_importance(model, groups, input_ids, rule, reduction, batch_size, track, ranks)
-    if criterion in RULES:
-        return statistical_importance(model, groups, input_ids, criterion, batch_size, track, ranks)
-    squared = criterion == "gate_fisher"
-    return gate_importance(model, groups, input_ids, squared, batch_size, track, ranks)
+        scores = weight_importance(model, groups, input_ids, rule, reduction, batch_size, track, ranks)
+    elif criterion in RULES:
+        scores = statistical_importance(model, groups, input_ids, criterion, batch_size, track, ranks)
+    else:
+        squared = criterion == "gate_fisher"
+        scores = gate_importance(model, groups, input_ids, squared, batch_size, track, ranks)
+    for name, values in scores.items():
+        if not values.isfinite().all():
+            raise ValueError(
+                f"the scores of {name} by {criterion} are not finite: its weights are not, or too large for "
+                "their type; load the model in bfloat16 or float32"
+            )
+    return scores

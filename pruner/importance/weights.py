@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pruner.gradients import streamed_gradients
+from pruner.gradients import at_once, streamed_gradients
 from pruner.groups import Group
 from pruner.importance.backward import backward, parameters_of
 from pruner.importance.criteria import REDUCTIONS, WeightCriterion
 from pruner.progress import Track, silent
 from pruner.ranks import ALONE, Ranks
+
+SWEEPS = 4
+"""Over a text of several passes, where gradients have to be whole: a quarter of them is kept at a time."""
 
 
 class Folding:
@@ -41,8 +44,17 @@ class Folding:
         self.samples = "all samples"
 
     def receive(self, name: str, grad: Tensor) -> None:
-        """Take a parameter's gradient of one pass, of the mean loss's share of that pass's samples."""
+        """Take a parameter's gradient of one pass, of the mean loss's share of that pass's samples.
+
+        Raises:
+            ValueError: it is not finite; says of which samples.
+        """
         grad = grad.float()
+        if not grad.isfinite().all():
+            raise ValueError(
+                f"the gradient of {name} is not finite on {self.samples}: it overflows; load the model in "
+                "bfloat16 or float32, or change calibration.seed"
+            )
         square = grad.square() * self.num_samples if self.criterion.per_sample else torch.zeros(())
         seen, *sums = self.unfinished.pop(name, (0, None, None))
         if sums[0] is not None and sums[1] is not None:
@@ -69,8 +81,8 @@ class Folding:
             total = saliency.sum([other for other in range(saliency.dim()) if other != dim])
             if not total.isfinite().all():
                 raise ValueError(
-                    f"the scores of {name} are not finite on {self.samples}: its weights or gradients "
-                    "overflow; load the model in float32, or change calibration.seed"
+                    f"the scores of {name} are not finite on {self.samples}: its weights are not, or too "
+                    "large; load the model in float32, or change calibration.seed"
                 )
             before = self.folded.get((name, dim))
             self.folded[name, dim] = total if before is None else before + total
@@ -89,8 +101,8 @@ def weight_importance(
     """Group name -> (num_units,) fp32 on the CPU; one sample's loss is the mean over its tokens, in nats.
 
     A unit's members are the matrices it owns a slice of; `reduction` makes one score of theirs. Criteria
-    that need a parameter's whole gradient before its elements can be added take one sweep over the samples
-    for each layer if the samples do not fit one batch, and so keep one layer's gradients at most.
+    that need a parameter's whole gradient before its elements can be added take a few sweeps over the samples
+    if these do not fit one batch, and so keep the gradients of some of the layers at a time.
 
     Args:
         model: is left as it was.
@@ -98,7 +110,7 @@ def weight_importance(
         input_ids: (num_samples, seq_len) int64.
         criterion: one of `WEIGHT_CRITERIA`.
         reduction: one of `REDUCTIONS`.
-        batch_size: samples in one backward pass, all by default; no influence on the result.
+        batch_size: samples in one backward pass, None for 512 tokens; no influence on the result.
         track: sees the passes go by.
         ranks: the processes that share the samples.
 
@@ -110,7 +122,7 @@ def weight_importance(
     axes = {(piece.name, piece.dim) for group in groups for piece in group.slices if piece.name in parameters}
     folding = Folding(criterion, parameters, axes, len(input_ids), ranks=ranks)
     if criterion.gradient:
-        size = 1 if criterion.per_sample else batch_size or len(input_ids)
+        size = 1 if criterion.per_sample else at_once(input_ids, batch_size)
         _sweep(model, folding, input_ids, size, track)
         if criterion.additive:
             ranks.add(*folding.folded.values())
@@ -127,7 +139,7 @@ def _sweep(model: PreTrainedModel, folding: Folding, input_ids: Tensor, size: in
     largest = len(input_ids.tensor_split(folding.ranks.size)[0])
     if not folding.criterion.additive and largest > size:
         folding.passes = len(batches)
-        sweeps = _by_layer(folding.parameters)
+        sweeps = _by_layers(folding.parameters)
     begin = folding.ranks.first(len(input_ids))
     starts = [begin + sum(map(len, batches[:i])) for i in range(len(batches))]
     steps = [(part, first, batch) for part in sweeps for first, batch in zip(starts, batches)]
@@ -137,13 +149,15 @@ def _sweep(model: PreTrainedModel, folding: Folding, input_ids: Tensor, size: in
             backward(model, batch, range(first, first + len(batch)), folding.num_samples)
 
 
-def _by_layer(parameters: Mapping[str, nn.Parameter]) -> list[Mapping[str, nn.Parameter]]:
-    """The parameters parted by the first number in their names."""
-    parts: dict[str, dict[str, nn.Parameter]] = {}
-    for name, parameter in parameters.items():
+def _by_layers(parameters: Mapping[str, nn.Parameter]) -> list[Mapping[str, nn.Parameter]]:
+    """The parameters in `SWEEPS` parts of whole layers, by the first number in their names."""
+    layers: dict[str, list[str]] = {}
+    for name in parameters:
         number = re.search(r"\.(\d+)\.", name)
-        parts.setdefault(number[1] if number else "", {})[name] = parameter
-    return list(parts.values())
+        layers.setdefault(number[1] if number else "", []).append(name)
+    inside, each = list(layers.values()), -(-len(layers) // SWEEPS)
+    parts = [inside[start : start + each] for start in range(0, len(inside), each)]
+    return [{name: parameters[name] for names in part for name in names} for part in parts]
 
 
 def _unit_scores(group: Group, folding: Folding, reduction: str) -> Tensor:

@@ -33,7 +33,7 @@ def compensate(
             dense.structure,
             losing,
             input_ids,
-            lambda projection, _moments, _weight: decided[projection.group.name],
+            lambda projection, *_seen: decided[projection.group.name],
             settings,
             track,
             ranks,

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 from pruner.compensation import Compensation
 from pruner.compensation.distilling import distil
 from pruner.compensation.room import beside
-from pruner.compensation.streams import Call, advance, enter, layer_calls
+from pruner.compensation.streams import WALKING_TOKENS, Call, advance, enter, layer_calls
 from pruner.discovery import Structure
+from pruner.gradients import at_once
 from pruner.groups import Group
 from pruner.importance.activations import project
 from pruner.modeling.biases import bias_switches, complete_biases
@@ -55,7 +56,8 @@ def compress(
         Group name -> surviving units.
     """
     switches = switches_for(model, groups, settings)
-    size, share, layers = settings.batch_size, ranks.share(input_ids), structure.layers
+    share, layers, first = ranks.share(input_ids), structure.layers, ranks.first(len(input_ids))
+    size = at_once(input_ids, settings.batch_size, WALKING_TOKENS)
     last = max(group.layer or 0 for group in groups)
     if not settings.epochs:
         layers = layers[: last + 1]
@@ -77,9 +79,8 @@ def compress(
                 pruned = _both(model, name, calls[number], dense, pruned, size)
                 continue
             pruned = beside(dense, settings.streams) if pruned is dense else pruned
-            walk = LayerWalk(
-                model, name, calls[number], dense, pruned, _readers(model, structure, here), settings, ranks
-            )
+            readers = _readers(model, structure, here)
+            walk = LayerWalk(model, name, calls[number], dense, pruned, readers, settings, ranks, first)
             for projection in walk.projections:
                 if projection.group.name in here:
                     kept[projection.group.name] = walk.prune(projection, choose)

@@ -109,3 +109,11 @@ def test_writing_text_leaves_the_random_state_alone(stories):
     before = torch.get_rng_state()
     draw_samples(Calibration("self", 2, 8), model, tokenizer)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_that_cannot_write_is_told_so(stories):
+    model, tokenizer = stories
+    model.model.layers[2].mlp.up_proj.weight.data[0, 0] = torch.nan
+    settings = Calibration("self", num_samples=2, seq_len=8)
+    with pytest.raises(ValueError, match="predictions at token 1 are not finite; load the model in bfloat16"):
+        draw_samples(settings, model, tokenizer)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pruner.compensation.least_squares import Moments, optimum
 from pruner.importance.kronecker import cheapest, gradient_covariances, stride, unit_costs
 from pruner.projections import projection_of
 
@@ -92,3 +93,18 @@ def test_a_loss_that_is_not_finite_names_the_sample_of_the_text(tiny, groups, sa
 
 def test_of_a_long_text_a_quarter_gives_gradients_and_of_a_short_one_all():
     assert [stride(number) for number in (1, 127, 128, 256, 768)] == [1, 1, 2, 4, 4]
+
+
+def test_where_a_bias_is_fitted_too_the_choice_knows_it():
+    """Inputs that hardly vary cost nothing once a bias makes good their mean."""
+    draw = torch.Generator().manual_seed(3)
+    inputs = torch.randn(4000, 8, generator=draw)
+    inputs[:, :4] = 3 + 0.01 * inputs[:, :4]
+    weight = torch.randn(8, 6, generator=draw)
+    moments = Moments(8, 6)
+    moments.update(inputs, inputs @ weight + 1)
+    index = torch.arange(8)[:, None]
+    for bias, expected in ((True, (4, 5, 6, 7)), (False, None)):
+        best, inverse = optimum(*moments.second(bias), weight, 1e-3)
+        kept, _ = cheapest(best, inverse, torch.eye(6), index, 4)
+        assert (kept == expected) == bias

@@ -74,7 +74,7 @@ def test_a_gradient_that_overflows_names_the_module_and_the_sample(tiny, groups,
         if len(outputs) == 2:
             output.register_hook(lambda grad: torch.stack([grad[0], grad[1] * torch.inf]))
 
-    found = pytest.raises(ValueError, match=rf"scores of {module} are not finite on calibration sample 5:")
+    found = pytest.raises(ValueError, match=rf"gradients at {module} are not finite on calibration sample 5:")
     with tiny.get_submodule(module).register_forward_hook(overflow), found:
         if criterion == "covariances":
             gradient_covariances(tiny, project(tiny, groups), samples, batch_size=4)
@@ -111,3 +111,12 @@ def test_a_projection_that_reads_some_tokens_alone_is_scored_and_watched(tiny, g
 def test_scores_that_only_the_walk_gives_are_refused(tiny, groups, samples):
     with pytest.raises(ValueError, match="within the walk over the layers"):
         estimate_importance(tiny, groups, samples, "kronecker")
+
+
+@pytest.mark.parametrize("criterion", ["wanda_sp", "flap", "l2"])
+def test_a_weight_that_is_not_finite_is_found_behind_the_last_activation_too(
+    tiny, groups, samples, criterion
+):
+    tiny.model.layers[5].mlp.down_proj.weight.data[3, 4] = torch.nan
+    with pytest.raises(ValueError, match=r"model.layers.5.mlp.*(are not finite: its|not finite on all)"):
+        estimate_importance(tiny, groups, samples, criterion)

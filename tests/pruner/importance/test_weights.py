@@ -109,7 +109,7 @@ def test_a_score_that_is_not_finite_names_parameter_and_samples(tiny, groups, sa
     weight = tiny.model.layers[3].mlp.up_proj.weight
     weight.data[5] = 1e25
     tiny.model.layers[3].mlp.down_proj.weight.data[:, 5] = 0.0
-    with pytest.raises(ValueError, match=r"model.layers.*not finite on calibration sample 0:"):
+    with pytest.raises(ValueError, match=r"of model.layers.*not finite on calibration sample 0:"):
         estimate_importance(tiny, groups, samples, "taylor_second")
 
 
@@ -130,3 +130,40 @@ def test_quantised_weights_are_refused_with_the_way_out(tiny, groups, samples):
 def test_an_unknown_criterion_is_answered_with_the_known(tiny, groups, samples):
     with pytest.raises(ValueError, match="no criterion 'tailor'; there are random, l1, l2, "):
         estimate_importance(tiny, groups, samples, "tailor")
+
+
+@pytest.mark.parametrize("criterion", TAYLOR)
+def test_a_pass_reads_512_tokens_at_most(tiny, groups, criterion):
+    sizes = []
+    hook = tiny.register_forward_pre_hook(
+        lambda _model, _args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    estimate_importance(tiny, groups, torch.randint(0, 50, (24, 64)), criterion)
+    hook.remove()
+    assert max(sizes) == (64 if criterion in ("taylor_second", "taylor_mix") else 512)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "where"), [("taylor_mix", "sample 1:"), ("taylor_first", "sample 0 to 1:")]
+)
+def test_a_gradient_that_overflows_names_the_samples_of_its_own_pass(tiny, groups, samples, criterion, where):
+    """Not those of the last pass, when a parameter's gradient is whole."""
+    weight, passes = tiny.model.layers[3].mlp.up_proj.weight, []
+
+    def overflow(grad):
+        passes.append(1)
+        return grad * torch.inf if len(passes) == (2 if criterion == "taylor_mix" else 1) else grad
+
+    handle = weight.register_hook(overflow)
+    with pytest.raises(ValueError, match=rf"gradient of model.layers.3.mlp.up_proj.weight .* {where}"):
+        estimate_importance(tiny, groups, samples, criterion, batch_size=2)
+    handle.remove()
+    assert all(parameter.grad is None for parameter in tiny.parameters())
+
+
+def test_gradients_that_are_there_do_not_count_and_stay(tiny, groups, samples):
+    clean = estimate_importance(tiny, groups, samples, "taylor_first")
+    weight = tiny.model.layers[2].mlp.up_proj.weight
+    weight.grad = torch.ones_like(weight)
+    assert_same(estimate_importance(tiny, groups, samples, "taylor_first"), clean)
+    assert torch.equal(weight.grad, torch.ones_like(weight))

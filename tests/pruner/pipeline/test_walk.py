@@ -16,6 +16,8 @@ from pruner.importance.backward import language_loss
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.refitting import compensate
+from pruner.pipeline.walk import compress
+from pruner.progress import silent
 from pruner.surgery import remove
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}
@@ -154,3 +156,74 @@ def test_choosing_within_the_walk_beats_cutting_by_taylor(stories, tmp_path):
         with torch.no_grad():
             losses[criterion] = language_loss(pruned, held_out).mean().item()
     assert losses["kronecker"] < losses["taylor_first"] - 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_is_seen_to_add_where_its_update_is_less_than_its_type_rounds(
+    architecture, model, tokens, dtype
+):
+    """Behind a stream that has grown large, as in deep models."""
+    structure = discover(model)
+    groups = [group for group in structure.groups if group.layer == 1 and group.kind in ("mlp", "attention")]
+    modules = [p.module.removeprefix(f"{structure.layers[1]}.") for p in project(model, groups).values()]
+    model.to(dtype)
+    (call,) = layer_calls(model, structure.layers[:1], tokens, len(tokens))
+    hidden = 30 * embed(model, structure.layers[0], tokens)
+    passage = watch(model.get_submodule(structure.layers[1]), call, hidden, modules)
+    update = (passage.hidden.double() - hidden.double()).norm()
+    assert 0 < update < 0.5 * hidden.double().norm()
+    assert is_residual(passage, hidden, modules) != (architecture in NOT_SEEN_TO_ADD)
+
+
+def pruned_with(model, tokens, settings):
+    dense = Dense.of(model, discover(model))
+    kinds = [group for group in dense.structure.groups if group.kind == "mlp"]
+    kept = {group.name: range(group.num_units // 2) for group in kinds}
+    compensate(model, dense, kept, tokens, settings, silent)
+
+
+def test_an_activation_that_overflows_on_the_walk_names_module_and_sample(model, tokens):
+    """In any sample of the text, not only in those that gave gradients."""
+    before, batches = model.get_submodule(discover(model).layers[1]), []
+
+    def overflow(_module, _args, output):
+        hidden = output if torch.is_tensor(output) else output[0]
+        batches.append(len(hidden))
+        if len(batches) > 1 and len(hidden) == 4:
+            hidden[1] = torch.nan
+        return output
+
+    before.register_forward_hook(overflow)
+    with pytest.raises(ValueError, match=r"activations or gradients at .* not finite on calibration sample"):
+        pruned_with(model, tokens, Compensation(batch_size=4, epochs=0))
+
+
+def test_a_layer_that_gives_nothing_is_left_as_it_is(tokens):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**LLAMA, pad_token_id=0)).eval()
+    silent_mlp = model.model.layers[1].mlp
+    silent_mlp.up_proj.weight.data.zero_()
+    weight = silent_mlp.down_proj.weight.data.clone()
+    pruned_with(model, tokens, Compensation(epochs=0))
+    torch.testing.assert_close(silent_mlp.down_proj.weight.data, weight[:, :24])
+
+
+def test_units_are_chosen_by_the_moments_that_the_refit_sees(model, tokens):
+    """Where the projection has a bias, which takes up the means, by covariances."""
+    structure = discover(model)
+    (group,) = (group for group in structure.groups if group.kind == "mlp" and group.layer == 0)
+    module = model.get_submodule(project(model, [group])[group.name].module)
+    inputs, seen = [], []
+    with torch.no_grad():
+        handle = module.register_forward_pre_hook(lambda _module, args: inputs.append(args[0].flatten(0, -2)))
+        model(tokens, use_cache=False)
+        handle.remove()
+    rows = inputs[0] - (0 if module.bias is None else inputs[0].mean(0))
+
+    def choose(_projection, gram, _cross, _weight):
+        seen.append(gram)
+        return tuple(range(group.num_units // 2))
+
+    compress(model, structure, [group], tokens, choose, Compensation(epochs=0))
+    torch.testing.assert_close(seen[0], rows.T @ rows / len(rows), rtol=1e-3, atol=1e-6)
