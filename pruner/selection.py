@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from operator import sub
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from pruner.budget import Budget, decoder_parameters
 from pruner.candidates import Candidate, available, candidates_of, saved, step_of
 from pruner.discovery import Structure
 from pruner.groups import Group, Shapes
+from pruner.stepping import equal_shares, one_threshold
 
 Granularity = Literal["block", "global"]
 
@@ -22,6 +25,26 @@ def prunable(structure: Structure, kinds: Sequence[str], first: int, last: int) 
     """Groups of the given kinds outside the `first` and `last` decoder layers, which are protected."""
     open_layers = range(first, len(structure.layers) - last)
     return [group for group in structure.groups if group.kind in kinds and group.layer in open_layers]
+
+
+def check_apart(groups: Sequence[Group]) -> None:
+    """Raise ValueError where a unit of one group is part of a unit of another: heads of key-value groups."""
+    owners: dict[tuple[str, int], list[Group]] = {}
+    for group in groups:
+        for piece in group.slices:
+            owners.setdefault((piece.name, piece.dim), []).append(group)
+    for (name, dim), sharing in owners.items():
+        taken = np.zeros(0, dtype=np.int64)
+        for group in sharing:
+            own = np.concatenate(
+                [p.index.reshape(-1) for p in group.slices if (p.name, p.dim) == (name, dim)]
+            )
+            if len(np.intersect1d(taken, own)):
+                raise ValueError(
+                    f"kinds {' and '.join(dict.fromkeys(each.kind for each in sharing))} take the same parts "
+                    f"of {name}: name one of them"
+                )
+            taken = np.concatenate([taken, own])
 
 
 def allocate(
@@ -39,7 +62,8 @@ def allocate(
     attention units that fit in the share, and MLP channels for the rest. The steps that are missing then
     come from the first layers; unless no layer is protected: then all stay alike.
     "global": the units with the lowest score per parameter saved go, wherever they are.
-    A budget of widths says it by itself.
+    A budget of widths says it by itself. A ratio is met as nearly as whole steps allow, from either side; a
+    target is a limit, and what is left stays inside it.
 
     Args:
         groups: what may lose units, each of one layer.
@@ -57,8 +81,77 @@ def allocate(
         raise ValueError(f"no granularity {granularity!r}; there are {', '.join(get_args(Granularity))}")
     if budget.widths is not None:
         return _beyond(groups, budget.widths, budget)
-    alike = granularity == "block" and len({group.layer for group in groups}) == len(layers) - len(dropped)
+    alike = granularity == "block" and _in_all_layers(groups, layers, dropped)
     candidates = candidates_of(groups, shapes, budget, alike)
+    asked = _asked(candidates, shapes, layers, budget, dropped)
+    if granularity == "block":
+        removed = equal_shares(candidates, asked, inside=bool(budget.targets))
+    elif scores is None:
+        raise ValueError("granularity 'global' compares scores; choose a criterion that gives them")
+    else:
+        removed = one_threshold(candidates, asked, scores, inside=bool(budget.targets))
+    return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
+
+
+def check_met(
+    groups: Sequence[Group],
+    shapes: Shapes,
+    layers: Sequence[str],
+    budget: Budget,
+    dropped: Collection[int] = (),
+) -> None:
+    """Raise ValueError where whole steps come no nearer to a budget than a tenth of it; see `allocate`."""
+    if budget.widths is not None:
+        _beyond(groups, budget.widths, budget)
+        return
+    candidates = candidates_of(groups, shapes, budget, _in_all_layers(groups, layers, dropped))
+    asked = _asked(candidates, shapes, layers, budget, dropped)
+    total, whole = decoder_parameters(shapes, layers), budget.asked(shapes, layers)
+
+    def reached(share: float) -> float:
+        missing = min(max(0.0, share * total - (whole - asked)), available(candidates))
+        return (
+            whole - asked + saved(candidates, equal_shares(candidates, missing, bool(budget.targets)))
+        ) / total
+
+    def is_met(share: float) -> bool:
+        return abs(reached(share) - share) <= 0.1 * share
+
+    if is_met(whole / total):
+        return
+    step = min(
+        candidate.saves * max(map(sub, candidate.counts[1:], candidate.counts)) for candidate in candidates
+    )
+    around = {math.floor(1e4 * reached((whole + k * step) / total)) / 1e4 for k in range(-2, 3)}
+    met = sorted(share for share in around if is_met(share))
+    nearest = [
+        *[share for share in met if share * total < whole][-1:],
+        *[s for s in met if s * total > whole][:1],
+    ]
+    raise ValueError(
+        f"{whole / total:.4g} of the decoder cannot be met in whole units and multiples of budget.round_to; "
+        f"the nearest are {' and '.join(map(str, nearest))}: ask for one of them, lower budget.round_to, or "
+        "let more kinds go"
+    )
+
+
+def _in_all_layers(groups: Sequence[Group], layers: Sequence[str], dropped: Collection[int]) -> bool:
+    """Whether no layer that stays is protected: then all stay alike."""
+    return len({group.layer for group in groups}) == len(layers) - len(dropped)
+
+
+def _asked(
+    candidates: Sequence[Candidate],
+    shapes: Shapes,
+    layers: Sequence[str],
+    budget: Budget,
+    dropped: Collection[int],
+) -> float:
+    """Parameters that the candidates are to give, beside the layers that go whole.
+
+    Raises:
+        ValueError: they cannot, or those layers are more than the budget.
+    """
     total = decoder_parameters(shapes, layers)
     whole = budget.asked(shapes, layers)
     asked = whole - decoder_parameters(shapes, [layers[number] for number in dropped])
@@ -70,18 +163,13 @@ def allocate(
         )
     limit = available(candidates)
     if asked > limit:
+        number = sum(len(candidate.groups) for candidate in candidates)
+        rounding = "" if budget.round_to in (None, 1) else ", lower budget.round_to"
         raise ValueError(
-            f"{asked / total:.3g} of the decoder cannot be removed: the {len(groups)} groups that "
-            f"may be pruned give at most {limit / total:.3f}; protect fewer layers, or ask for less"
+            f"{asked / total:.3g} of the decoder cannot be removed: the {number} groups that may be pruned "
+            f"give at most {limit / total:.3f}; protect fewer layers{rounding}, or ask for less"
         )
-    if granularity == "block":
-        removed = _block(candidates, asked)
-    elif scores is None:
-        raise ValueError("granularity 'global' compares scores; choose a criterion that gives them")
-    else:
-        removed = _global(candidates, asked, scores)
-    _check_reached(candidates, removed, asked, whole, total)
-    return {group.name: count for candidate, count in zip(candidates, removed) for group in candidate.groups}
+    return asked
 
 
 def _beyond(groups: Sequence[Group], widths: Mapping[str, int], budget: Budget) -> dict[str, int]:
@@ -117,78 +205,7 @@ def most(groups: Sequence[Group], shapes: Shapes, layers: Sequence[str], budget:
     return available(candidates_of(groups, shapes, budget, alike=False)) / decoder_parameters(shapes, layers)
 
 
-def _check_reached(
-    candidates: Sequence[Candidate], removed: Sequence[int], asked: float, whole: float, total: int
-) -> None:
-    """Raise ValueError where even the finest step comes no nearer to the whole budget than a tenth of it.
-
-    asked: what is left of the whole budget for widths.
-    """
-    reached = saved(candidates, removed)
-    step = min(candidate.saves * (candidate.after(0) or candidate.num_units) for candidate in candidates)
-    away = abs(reached - asked)
-    if away <= 0.1 * whole or step <= away:
-        return
-    other = reached + (step if reached < asked else -step)
-    shares = sorted((whole - asked + each) / total for each in (reached, other))
-    nearest = " and ".join(f"{math.floor(1e4 * share) / 1e4}" for share in shares)
-    raise ValueError(
-        f"{whole / total:.4g} of the decoder cannot be met in whole units and multiples of budget.round_to; "
-        f"the nearest are {nearest}: ask for one of them, lower budget.round_to, or let more kinds go"
-    )
-
-
 def lowest(scores: Tensor, num_removed: int) -> tuple[int, ...]:
     """The units that stay, ascending, when the `num_removed` of lowest score go; of equals the first."""
     order = torch.argsort(scores, stable=True)
     return tuple(sorted(int(unit) for unit in order[num_removed:]))
-
-
-def _block(candidates: Sequence[Candidate], asked: float) -> list[int]:
-    """Equal shares: coarse groups give the whole units that fit, the finest of each layer the rest."""
-    finest: dict[int | None, Candidate] = {}
-    for candidate in sorted(candidates, key=lambda c: c.saves * (c.after(0) or 0), reverse=True):
-        finest[candidate.groups[0].layer] = candidate
-    fine = [candidate in finest.values() for candidate in candidates]
-    share = asked / max(1, sum(c.saves * c.num_units for c in candidates))
-    removed = [0 if is_fine else c.floor(share * c.num_units) for c, is_fine in zip(candidates, fine)]
-    left = asked - saved(candidates, removed)
-    share = left / max(1, sum(c.saves * c.num_units for c, is_fine in zip(candidates, fine) if is_fine))
-    for i, candidate in enumerate(candidates):
-        removed[i] = candidate.floor(share * candidate.num_units) if fine[i] else removed[i]
-    _fill(candidates, removed, asked, [i for i, is_fine in enumerate(fine) if is_fine])
-    _fill(candidates, removed, asked, range(len(candidates)))
-    return removed
-
-
-def _fill(candidates: Sequence[Candidate], removed: list[int], asked: float, allowed: Sequence[int]) -> None:
-    """Remove step after step, evenly, while that brings the saved parameters nearer to `asked`."""
-    while True:
-        steps = [(i, after) for i in allowed if (after := candidates[i].after(removed[i])) is not None]
-        if not steps:
-            return
-        i, after = min(steps, key=lambda step: (step[1] / candidates[step[0]].num_units, step[0]))
-        more = candidates[i].saves * (after - removed[i])
-        if more >= 2 * (asked - saved(candidates, removed)):
-            return
-        removed[i] = after
-
-
-def _global(candidates: Sequence[Candidate], asked: float, scores: Mapping[str, Tensor]) -> list[int]:
-    """One threshold on the score per parameter saved, over the steps of all groups."""
-    steps = []
-    for i, candidate in enumerate(candidates):
-        ordered = scores[candidate.groups[0].name].double().sort().values.cumsum(0)
-        cost = [0.0, *ordered.tolist()]
-        for before, after in zip(candidate.counts, candidate.counts[1:]):
-            steps.append(((cost[after] - cost[before]) / (candidate.saves * (after - before)), i, after))
-    removed = [0] * len(candidates)
-    missing = asked
-    for _, i, after in sorted(steps):
-        more = candidates[i].saves * (after - removed[i])
-        if more < 2 * missing:
-            missing -= more
-            removed[i] = after
-        else:
-            break
-    return removed

@@ -12,7 +12,7 @@ from pruner.discovery import Structure
 from pruner.groups import Group, Kept, Shapes, count_parameters, shapes_of
 from pruner.pipeline.settings import PruningSettings
 from pruner.plan import GroupPlan, PruningPlan, structure_fingerprint
-from pruner.selection import Granularity, allocate, prunable
+from pruner.selection import Granularity, allocate, check_apart, check_met, prunable
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,26 @@ class Dense:
         layers = self.structure.layers
         return allocate(groups, self.shapes, layers, budget, granularity, scores, self.dropped)
 
+    def check_met(self, groups: Sequence[Group], budget: Budget) -> None:
+        """Raise ValueError where the budget cannot be met; one that has to be measured is met where it is."""
+        if groups and not budget.is_measured:
+            check_met(groups, self.shapes, self.structure.layers, budget, self.dropped)
+
     def prunable(self, settings: PruningSettings) -> list[Group]:
         """The groups that may lose units, in layers that stay.
 
         Raises:
-            ValueError: some are to, and all the layers that may lose anything go whole.
+            ValueError: some are to, and there are none, all the layers that may lose anything go whole, or a
+                unit of one is part of a unit of another.
         """
         found = prunable(self.structure, settings.kinds, settings.protect_first, settings.protect_last)
+        if settings.kinds and not any(group.kind in settings.kinds for group in self.structure.groups):
+            there = sorted({group.kind for group in self.structure.groups if group.layer is not None})
+            raise ValueError(
+                f"no decoder layer has units of {' or '.join(settings.kinds)}; kinds that this model has are "
+                f"{', '.join(there)}"
+            )
+        check_apart(found)
         groups = [group for group in found if group.layer not in self.dropped]
         if self.dropped and settings.kinds and not groups:
             raise ValueError(
@@ -122,7 +135,7 @@ class Dense:
         }
         refit = settings.compensation
         text = {} if data is None else dataclasses.asdict(settings.calibration)
-        return PruningPlan(
+        plan = PruningPlan(
             model={
                 "architecture": self.architecture,
                 "fingerprint": self.fingerprint,
@@ -143,6 +156,7 @@ class Dense:
             if data is None or not refit
             else dataclasses.asdict(replace(refit, streams=None)),
         )
+        return plan if plan.narrows else replace(plan, compensation={})
 
 
 def _readable(scores: Tensor | None) -> tuple[float, ...] | None:

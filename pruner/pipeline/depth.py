@@ -11,6 +11,7 @@ from pruner.bypass import bypassed, bypasses
 from pruner.calibration import CalibrationData
 from pruner.importance.layers import check_number, least_missed
 from pruner.pipeline.dense import Dense
+from pruner.pipeline.measured import check_reach
 from pruner.pipeline.settings import PruningSettings
 from pruner.progress import Track
 from pruner.ranks import Ranks
@@ -24,10 +25,16 @@ def choose_layers(
     track: Track,
     ranks: Ranks,
 ) -> tuple[Dense, dict[str, Tensor]]:
-    """Decide which decoder layers are to go whole, and what the loss says to each; none goes yet."""
+    """Decide which decoder layers are to go whole, and what the loss says to each; none goes yet.
+
+    Raises:
+        ValueError: that many cannot, or widths cannot give what these leave to them; nothing was measured.
+    """
     if not settings.budget.layers or data is None:
         return dense, {}
-    check_widths(replace(dense, dropped=layers_to_go(dense, settings, {})), settings)
+    some = replace(dense, dropped=layers_to_go(dense, settings, {}))
+    some.check_met(some.prunable(settings), settings.budget)
+    check_reach(model, some, settings, ranks)
     group = dense.layer_group
     candidates = settings.unprotected(group.num_units)
     gone, rises = least_missed(
@@ -51,12 +58,6 @@ def layers_to_go(dense: Dense, settings: PruningSettings, scores: Mapping[str, T
     if group.name in scores:
         candidates.sort(key=lambda layer: -scores[group.name][layer].item())
     return tuple(sorted(candidates[-number:]))
-
-
-def check_widths(dense: Dense, settings: PruningSettings) -> None:
-    """Raise ValueError, before layers are measured, where widths cannot give what these leave to them."""
-    if not settings.budget.is_measured:
-        dense.allocate(dense.prunable(settings), settings.budget)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from pruner.pipeline.dense import Dense
 from pruner.pipeline.settings import PruningSettings
 from pruner.progress import Track
 from pruner.ranks import ALONE, Ranks
-from pruner.selection import most
+from pruner.selection import EXACT, most
 from pruner.surgery import remove
 
 Measure = Callable[[PreTrainedModel], float]
@@ -61,45 +61,87 @@ def settled(
         measures: by the budget's target.
 
     Raises:
-        ValueError: no ratio that the settings allow comes down to the target; says how low they come.
+        ValueError: no ratio that the settings allow comes down to the target, and how low they come, or the
+            model is there already.
     """
     for name, measure in measures.items():
-        target = getattr(settings.budget, name)
-        if target is not None:
-            ratio = smallest_ratio(model, dense, settings, track, name, measure, ranks)
-            return replace(settings, budget=by_ratio(settings.budget, ratio))
+        if getattr(settings.budget, name) is not None:
+            trial = Trial(model, dense, settings, name, measure, ranks)
+            return replace(settings, budget=by_ratio(settings.budget, trial.smallest_ratio(track)))
     return settings
 
 
-def smallest_ratio(
+def check_reach(
     model: PreTrainedModel,
     dense: Dense,
     settings: PruningSettings,
-    track: Track,
-    name: str,
-    measure: Measure,
-    ranks: Ranks,
-) -> float:
-    """The smallest ratio that takes `measure` down to the budget's target `name`, to a thousandth."""
-    target, groups = getattr(settings.budget, name), dense.prunable(settings)
-    layers, enough, least = dense.structure.layers, None, float("inf")
-    gone = decoder_parameters(dense.shapes, [layers[number] for number in dense.dropped])
-    too_little = gone / decoder_parameters(dense.shapes, layers)
-    too_much = too_little + most(groups, dense.shapes, layers, settings.budget)
-    for _ in track(range(STEPS), f"budget.{name}", STEPS):
-        ratio = (too_little + too_much) / 2
-        smaller = without(model, dense, groups, by_ratio(settings.budget, ratio))
-        found = ranks.hear(measure(smaller), model.device)
-        least = min(least, found)
-        if found <= target:
-            enough = too_much = ratio
-        else:
-            too_little = ratio
-    if enough is None:
-        raise ValueError(
-            f"budget.{name} {target:,} is beyond reach: the least is about {least:,.6g}; protect fewer layers"
-        )
-    return enough
+    ranks: Ranks = ALONE,
+    measures: Mapping[str, Measure] = MEASURES,
+) -> None:
+    """Raise ValueError where a target that has to be measured is beyond reach; see `settled`."""
+    for name, measure in measures.items():
+        if getattr(settings.budget, name) is not None:
+            Trial(model, dense, settings, name, measure, ranks).check_reach()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Smaller models on trial for one target of a budget; see `settled`."""
+
+    model: PreTrainedModel
+    dense: Dense
+    settings: PruningSettings
+    name: str
+    measure: Measure
+    ranks: Ranks
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The ratios between which widths can decide: of the layers that go alone, and the most of all."""
+        layers, shapes = self.dense.structure.layers, self.dense.shapes
+        gone = decoder_parameters(shapes, [layers[number] for number in self.dense.dropped])
+        least = gone / decoder_parameters(shapes, layers)
+        return least, least + most(self.dense.prunable(self.settings), shapes, layers, self.settings.budget)
+
+    @property
+    def target(self) -> float:
+        """What the measure may be."""
+        return float(getattr(self.settings.budget, self.name))
+
+    def at(self, ratio: float) -> float:
+        """The measure of the model in the widths that a ratio leads to, the same on every process."""
+        budget = by_ratio(self.settings.budget, ratio)
+        smaller = without(self.model, self.dense, self.dense.prunable(self.settings), budget)
+        return self.ranks.hear(self.measure(smaller), self.model.device)
+
+    def check_reach(self) -> None:
+        """Raise ValueError where even the most that may go does not come down to the target."""
+        least = self.at(self.bounds[1] * (1 - EXACT))
+        if least > self.target:
+            raise ValueError(
+                f"budget.{self.name} {self.target:,g} is beyond reach: the least is about {least:,.6g}; "
+                "protect fewer layers"
+            )
+
+    def smallest_ratio(self, track: Track) -> float:
+        """The smallest ratio that comes down to the target, to a thousandth."""
+        too_little, enough = self.bounds
+        whole = self.at(too_little)
+        if whole <= self.target and not self.dense.dropped:
+            raise ValueError(
+                f"budget.{self.name} {self.target:,g} is no less than the {whole:,.6g} that the model needs "
+                "as it is; ask for less"
+            )
+        if whole <= self.target:
+            return too_little
+        self.check_reach()
+        for _ in track(range(STEPS), f"budget.{self.name}", STEPS):
+            ratio = (too_little + enough) / 2
+            if self.at(ratio) <= self.target:
+                enough = ratio
+            else:
+                too_little = ratio
+        return enough
 
 
 def by_ratio(budget: Budget, ratio: float) -> Budget:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruner.calibration import CalibrationData, draw_samples
-from pruner.compensation.least_squares import Moments, optimum
+from pruner.compensation.least_squares import optimum
 from pruner.discovery import discover
 from pruner.groups import Group, Kept
 from pruner.importance import estimate_importance
@@ -71,15 +71,24 @@ def prune(
         ranks = Ranks.of_group(len(data.input_ids)) if together and data is not None else ALONE
         dense, rises = choose_layers(model, whole, settings, data, track, ranks)
         groups = dense.prunable(settings)
+        dense.check_met(groups, settings.budget)
         asked = settled(model, dense, settings, track, Ranks.of_group() if together else ALONE)
-        dense.allocate(groups, asked.budget)
         kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     plan = dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
-    if not with_biases:
-        return plan
+    return with_parameters(plan, model) if with_biases else plan
+
+
+def with_parameters(plan: PruningPlan, model: PreTrainedModel) -> PruningPlan:
+    """The plan with what the model has now: refits have added biases to its decoder."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return replace(plan, budget={**plan.budget, "parameters": parameters})
+    added = parameters - plan.budget["parameters"]
+    reached = {
+        "parameters": parameters,
+        "reached_ratio": plan.budget["reached_ratio"] - added / plan.model["decoder_parameters"],
+        "reached_ratio_of_all": 1 - parameters / plan.model["parameters"],
+    }
+    return replace(plan, budget={**plan.budget, **reached})
 
 
 def prune_widths(
@@ -146,9 +155,9 @@ def prune_within(
     scores: Scores = {}
     damping = settings.compensation.damping
 
-    def choose(projection: Projection, moments: Moments, weight: Tensor) -> tuple[int, ...]:
+    def choose(projection: Projection, gram: Tensor, cross: Tensor, weight: Tensor) -> tuple[int, ...]:
         name = projection.group.name
-        best, inverse = optimum(moments, weight, damping)
+        best, inverse = optimum(gram, cross, weight, damping)
         index = torch.as_tensor(projection.index, device=weight.device)
         covariance = covariances.pop(name).to(weight.device)
         kept, scores[name] = cheapest(best, inverse, covariance, index, removed[name])

@@ -32,6 +32,8 @@ def prune_in_rounds(
 ) -> tuple[Kept, dict[str, Tensor]]:
     """Remove equal parts of the budget, each by scores on what the parts before have left.
 
+    A last key-value group has query heads for units, in what is left: of it nothing goes any more.
+
     Returns:
         Group name -> surviving units of the dense model, and -> their scores when they went, or the last.
     """
@@ -41,7 +43,7 @@ def prune_in_rounds(
     now = dense
     for turn in range(1, rounds + 1):
         now = dense if turn == 1 else replace(Dense.of(model, discover(model)), dropped=dense.dropped)
-        here = [group for group in now.structure.groups if group.name in kept]
+        here = [group for group in now.structure.groups if len(kept.get(group.name, ())) == group.num_units]
         found = scored(model, here, settings, data, track, ranks)
         budget = settings.budget if rounds == 1 else part(dense, now, settings.budget, turn / rounds)
         removed = now.allocate(here, budget, settings.granularity, found)
@@ -60,8 +62,12 @@ def part(dense: Dense, now: Dense, budget: Budget, share: float) -> Budget:
     layers = dense.structure.layers
     gone = decoder_parameters(dense.shapes, [layers[number] for number in dense.dropped])
     away = gone + share * (budget.asked(dense.shapes, layers) - gone)
-    left = min(round(count_parameters(dense.shapes, [], {}) - away), count_parameters(now.shapes, [], {}))
-    return replace(budget, ratio=None, target_parameters=left, target_bytes=None)
+    here = count_parameters(now.shapes, [], {})
+    left = min(round(count_parameters(dense.shapes, [], {}) - away), here)
+    if budget.targets and share == 1:
+        return replace(budget, target_parameters=left, target_bytes=None)
+    ratio = (here - left) / decoder_parameters(now.shapes, now.structure.layers)
+    return replace(budget, ratio=ratio, target_parameters=None, target_bytes=None)
 
 
 def halfway(dense: Dense, budget: Budget, share: float) -> dict[str, int]:

@@ -32,7 +32,8 @@ class PruningSettings:
         layer_by_layer: keep the decoder layers in main memory and bring them to the GPU one at a time, each
             run again in the backward pass; by default where the GPU's free memory is less than twice the
             weights. On a CPU, gradient checkpointing alone.
-        plan: replay this plan.json instead; no text is read, nothing is scored.
+        plan: replay this plan.json instead; nothing is scored, and its refits are made again where
+            calibration.path gives the text that they were made on.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -69,6 +70,11 @@ class PruningSettings:
             raise ValueError(
                 "budget.widths says what every layer keeps, and granularity 'global' lets layers differ: "
                 "leave one out"
+            )
+        if self.budget.is_measured and self.granularity == "global":
+            raise ValueError(
+                "budget.target_macs and target_latency are measured at equal shares of all layers, and "
+                "granularity 'global' lets them differ: state a ratio, target_parameters or target_bytes"
             )
         if self.criterion == "kronecker" and self.compensation is None:
             raise ValueError(

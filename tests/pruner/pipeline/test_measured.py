@@ -1,12 +1,14 @@
 """Budgets in what a model costs to run."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.tiny_configs import tiny_model
 from pruner.budget import Budget
+from pruner.calibration import Calibration
 from pruner.checkpoint import load_model, load_tokenizer
 from pruner.discovery import discover
 from pruner.evaluation.cost import measure_size, measure_speed
@@ -78,3 +80,38 @@ def test_latency_is_that_of_a_model_of_the_same_shapes():
     assert latency(smaller) > 0
     assert measure_speed(smaller).decode_seconds > 0
     assert not any(value.is_meta for value in [*smaller.parameters(), *smaller.buffers()])
+
+
+@pytest.mark.parametrize("round_to", [8, 16, 24])
+def test_steps_that_no_ratio_would_meet_meet_a_target(round_to):
+    model = tiny_model("llama")
+    dense = measure_size(model).macs_per_token
+    budget = Budget(round_to=round_to, target_macs=int(0.85 * dense))
+    prune(model, None, replace(budgeted(), budget=budget, kinds=("mlp",), protect_first=0))
+    assert measure_size(model).macs_per_token <= 0.85 * dense
+
+
+def test_a_target_that_the_model_keeps_already_is_refused():
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match=r"is no less than the .* that the model needs as it is"):
+        prune(model, None, budgeted(target_macs=2 * int(measure_size(model).macs_per_token)))
+
+
+def test_a_target_beyond_reach_is_refused_before_any_layer_is_measured(data):
+    model, tokenizer = load_model(data / "stories260K"), load_tokenizer(data / "stories260K")
+    text = Calibration(str(data / "calibration" / "c4_200.jsonl"), num_samples=4, seq_len=32)
+    begun = []
+
+    def note(items, what, number):
+        begun.append(what)
+        return items
+
+    asked = replace(budgeted(target_macs=1, layers=1), calibration=text)
+    with pytest.raises(ValueError, match="beyond reach"):
+        prune(model, tokenizer, asked, note)
+    assert not begun
+
+
+def test_what_is_measured_at_equal_shares_is_not_asked_of_unequal_ones():
+    with pytest.raises(ValueError, match="granularity 'global' lets them differ: state a ratio"):
+        replace(budgeted(target_macs=9), granularity="global")

@@ -50,11 +50,28 @@ def test_a_preview_on_a_plans_scores_keeps_the_units_that_pruning_keeps(stories,
     assert preview(str(data / "stories260K"), asked, earlier).kept == prune(model, tokenizer, asked).kept
 
 
-def test_a_preview_refuses_a_plan_without_scores_for_what_it_prunes(stories, data, text):
+def test_a_threshold_cannot_be_previewed_without_scores_for_what_it_compares(stories, data, text):
     model, tokenizer = stories
     earlier = prune(model, tokenizer, settings(text, 0.1, criterion="gate_fisher", compensation=None))
+    asked = PruningSettings(protect_first=0, protect_last=0, granularity="global")
     with pytest.raises(ValueError, match=r"no scores for 'model.layers.0.*prunes these layers"):
-        preview(str(data / "stories260K"), PruningSettings(protect_first=0, protect_last=0), earlier)
+        preview(str(data / "stories260K"), asked, earlier)
+
+
+def test_a_plan_by_the_default_tells_what_more_would_take(stories, data, text, caplog):
+    """It scores the groups that lose units; in the others, how many go is foreseen, and it says so."""
+    model, tokenizer = stories
+    earlier = prune(model, tokenizer, settings(text, 0.1))
+    unseen = [name for name, share in earlier.groups.items() if share.scores is None]
+    foreseen = preview(str(data / "stories260K"), settings(text, 0.4), earlier)
+    assert foreseen.budget["reached_ratio"] == pytest.approx(0.4, abs=0.01)
+    assert unseen
+    assert "how many go is foreseen, not which" in caplog.text
+    for name, share in earlier.groups.items():
+        if name not in unseen:
+            lowest = sorted(range(share.num_units), key=lambda unit: share.scores[unit])
+            gone = share.num_units - len(foreseen.kept[name])
+            assert set(foreseen.kept[name]) == set(lowest[gone:])
 
 
 def test_plans_are_shown_compared_and_previewed_from_the_command_line(data, tmp_path, capsys):

@@ -94,3 +94,14 @@ def test_widths_of_a_global_threshold_are_refused():
 def test_rounds_with_a_refit_are_refused():
     with pytest.raises(ValueError, match="rounds must be at least 1, and 1 with compensation"):
         PruningSettings(rounds=2)
+
+
+@pytest.mark.parametrize("round_to", [16, 32, 43])
+def test_steps_too_coarse_for_a_part_of_the_budget_are_waited_for(stories, settings, round_to):
+    """A quarter of it may be less than one step, where the whole is not."""
+    dense, tokenizer = stories
+    plans = [
+        prune(copy.deepcopy(dense), tokenizer, settings(rounds, Budget(0.3, round_to))) for rounds in (1, 4)
+    ]
+    for plan in plans:
+        assert plan.budget["reached_ratio"] == pytest.approx(0.3, rel=0.1)
