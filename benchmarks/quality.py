@@ -148,9 +148,11 @@ def attention_lost(plan: Path) -> bool:
 
 
 def add(table: Path, row: Mapping[str, Any]) -> None:
-    """Put a row under a table, a line each."""
+    """Put a row under a table, a line each; it takes the place of one with the same words."""
     rows = json.loads(table.read_text()) if table.exists() else []
-    write_text(table, "[\n" + ",\n".join(json.dumps(each) for each in [*rows, row]) + "\n]\n")
+    words = {name: value for name, value in row.items() if not name.startswith("perplexity")}
+    others = [each for each in rows if not words.items() <= each.items()]
+    write_text(table, "[\n" + ",\n".join(json.dumps(each) for each in [*others, row]) + "\n]\n")
 
 
 if __name__ == "__main__":

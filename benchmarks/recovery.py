@@ -1,6 +1,6 @@
 """What wins the quality back: LoRA, LoRA with distillation, all weights, at equal steps on equal data.
 
-    python benchmarks/recovery.py [--data ../shared/data] [--steps 80] [--runs runs/quality]
+    python benchmarks/recovery.py [--data ../shared/data] [--steps 60] [--runs runs/quality]
 
 SmolLM2-135M, 20 % of the decoder removed (seed 0) by LLM-Pruner's recipe and by this project's default, each
 pruned once (benchmarks/quality.py) and recovered on the same Alpaca records in the same order; perplexity on
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["default", "llm-pruner"])
     parser.add_argument("--recoveries", nargs="+", choices=RECOVERIES, default=list(RECOVERIES))
     return parser.parse_args()
