@@ -79,7 +79,8 @@ def gate_importance(
     numbers: Sequence[int] = ()
 
     def see(name: str, activation: Tensor) -> None:
-        with_gradient(activation, lambda grad: receive(name, activation.detach(), grad))
+        values = activation.detach()  # a hook that held its own tensor would keep it alive
+        with_gradient(activation, lambda grad: receive(name, values, grad))
 
     def receive(name: str, activation: Tensor, grad: Tensor) -> None:
         index = torch.as_tensor(projections[name].index, device=grad.device)

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -120,3 +123,25 @@ def test_a_weight_that_is_not_finite_is_found_behind_the_last_activation_too(
     tiny.model.layers[5].mlp.down_proj.weight.data[3, 4] = torch.nan
     with pytest.raises(ValueError, match=r"model.layers.5.mlp.*(are not finite: its|not finite on all)"):
         estimate_importance(tiny, groups, samples, criterion)
+
+
+@pytest.mark.parametrize("criterion", ["gate_taylor", "gate_fisher", "wanda_sp", "covariances"])
+def test_no_activation_outlives_its_pass(tiny, groups, samples, criterion):
+    """Without waiting for the garbage collector, to which a few large tensors look like little."""
+    seen = []
+    for name, module in tiny.named_modules():
+        if name.endswith("_proj"):
+            module.register_forward_hook(
+                lambda _module, args, output: seen.extend(map(weakref.ref, (*args, output)))
+            )
+    gc.collect()
+    gc.disable()
+    try:
+        if criterion == "covariances":
+            gradient_covariances(tiny, project(tiny, groups), samples, batch_size=2)
+        else:
+            estimate_importance(tiny, groups, samples, criterion, batch_size=2)
+        assert seen
+        assert not any(ref() is not None for ref in seen)
+    finally:
+        gc.enable()
