@@ -23,7 +23,8 @@ def results_table() -> str:
         "SmolLM2-135M pruned on C4, perplexity on the first 20,480 tokens of WikiText-2's test split (dense: 53.8 at "
         "windows of 128), before any recovery; `llm-pruner` is the paper's recipe, the better of pruning with and "
         "without attention; `default` ends with one pass over its calibration text in which all weights learn the dense "
-        "model's predictions and the text, `refits alone` has no such pass and reads 192 samples instead of 768; means "
+        "model's predictions and the text, `refits alone` has no such pass and reads 192 samples instead of 768; "
+        "`gate-fisher`, `wanda-sp` and `flap`, with its bias, read 192 too and refit no weights; means "
         "over calibration seeds, in brackets the extremes (`python benchmarks/quality.py`):",
         "",
         "| removed | method | at 128 | at 1,024 | of `llm-pruner` | seeds |",
