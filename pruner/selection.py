@@ -20,6 +20,9 @@ Granularity = Literal["block", "global"]
 EXACT = 1e-9
 """Share of a decoder up to which two budgets are one."""
 
+DIGITS = 1e-4
+"""Shares of a decoder are said to this."""
+
 
 def prunable(structure: Structure, kinds: Sequence[str], first: int, last: int) -> list[Group]:
     """Groups of the given kinds outside the `first` and `last` decoder layers, which are protected."""
@@ -114,24 +117,25 @@ def check_met(
             whole - asked + saved(candidates, equal_shares(candidates, missing, bool(budget.targets)))
         ) / total
 
-    def is_met(share: float) -> bool:
-        return abs(reached(share) - share) <= 0.1 * share
+    def rounded(share: float) -> float:
+        return round(math.floor(share / DIGITS) * DIGITS, 4)
 
-    if is_met(whole / total):
+    if abs(reached(whole / total) - whole / total) <= 0.1 * whole / total:
         return
     step = min(
         candidate.saves * max(map(sub, candidate.counts[1:], candidate.counts)) for candidate in candidates
     )
-    around = {math.floor(1e4 * reached((whole + k * step) / total)) / 1e4 for k in range(-2, 3)}
-    met = sorted(share for share in around if is_met(share))
+    around = {rounded(reached((whole + k * step) / total)) for k in range(-2, 3)}
+    around |= {rounded(reached(share)) for share in around}  # asked for, they may lead to others
+    met = sorted(share for share in around if abs(reached(share) - share) < DIGITS)
     nearest = [
         *[share for share in met if share * total < whole][-1:],
-        *[s for s in met if s * total > whole][:1],
+        *[share for share in met if share * total > whole][:1],
     ]
     raise ValueError(
         f"{whole / total:.4g} of the decoder cannot be met in whole units and multiples of budget.round_to; "
-        f"the nearest are {' and '.join(map(str, nearest))}: ask for one of them, lower budget.round_to, or "
-        "let more kinds go"
+        f"the nearest are {' and '.join(map(str, nearest)) or 'not known'}: ask for one of them, lower "
+        "budget.round_to, or let more kinds go"
     )
 
 
