@@ -123,7 +123,8 @@ def check_met(
     if abs(reached(whole / total) - whole / total) <= 0.1 * whole / total:
         return
     step = min(
-        candidate.saves * max(map(sub, candidate.counts[1:], candidate.counts)) for candidate in candidates
+        candidate.saves * max(map(sub, candidate.counts[1:], candidate.counts), default=candidate.num_units)
+        for candidate in candidates
     )
     around = {rounded(reached((whole + k * step) / total)) for k in range(-2, 3)}
     around |= {rounded(reached(share)) for share in around}  # asked for, they may lead to others

@@ -161,7 +161,7 @@ def test_gpus_that_cannot_share_a_block_are_refused_with_its_name(tiny, structur
 
 @given(
     ratio=st.floats(0.01, 0.6),
-    round_to=st.integers(1, 12),
+    round_to=st.integers(1, 30),
     protected=st.sampled_from([0, 1]),
     kinds=st.sampled_from([("mlp",), KINDS]),
 )
