@@ -101,12 +101,14 @@ class Trial:
         layers, shapes = self.dense.structure.layers, self.dense.shapes
         gone = decoder_parameters(shapes, [layers[number] for number in self.dense.dropped])
         least = gone / decoder_parameters(shapes, layers)
-        return least, least + most(self.dense.prunable(self.settings), shapes, layers, self.settings.budget)
+        most_of_all = most(self.dense.prunable(self.settings), shapes, layers, self.settings.budget)
+        return least, (least + most_of_all) * (1 - EXACT)
 
     @property
     def target(self) -> float:
         """What the measure may be."""
-        return float(getattr(self.settings.budget, self.name))
+        target: float = getattr(self.settings.budget, self.name)
+        return target
 
     def at(self, ratio: float) -> float:
         """The measure of the model in the widths that a ratio leads to, the same on every process."""
@@ -116,10 +118,10 @@ class Trial:
 
     def check_reach(self) -> None:
         """Raise ValueError where even the most that may go does not come down to the target."""
-        least = self.at(self.bounds[1] * (1 - EXACT))
+        least = self.at(self.bounds[1])
         if least > self.target:
             raise ValueError(
-                f"budget.{self.name} {self.target:,g} is beyond reach: the least is about {least:,.6g}; "
+                f"budget.{self.name} {self.target:,} is beyond reach: the least is about {said(least)}; "
                 "protect fewer layers"
             )
 
@@ -129,7 +131,7 @@ class Trial:
         whole = self.at(too_little)
         if whole <= self.target and not self.dense.dropped:
             raise ValueError(
-                f"budget.{self.name} {self.target:,g} is no less than the {whole:,.6g} that the model needs "
+                f"budget.{self.name} {self.target:,} is no less than the {said(whole)} that the model needs "
                 "as it is; ask for less"
             )
         if whole <= self.target:
@@ -142,6 +144,11 @@ class Trial:
             else:
                 too_little = ratio
         return enough
+
+
+def said(value: float) -> str:
+    """Operations in whole numbers, seconds to four digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
 
 
 def by_ratio(budget: Budget, ratio: float) -> Budget:
