@@ -84,11 +84,8 @@ def gate_importance(
 
     def receive(name: str, activation: Tensor, grad: Tensor) -> None:
         index = torch.as_tensor(projections[name].index, device=grad.device)
-        shape = (
-            len(numbers),
-            input_ids.shape[1],
-            activation.shape[-1],
-        )  # OPT's projections read (tokens, in)
+        # OPT's projections read (tokens, in)
+        shape = (len(numbers), input_ids.shape[1], activation.shape[-1])
         if activation.numel() != math.prod(shape):
             raise ValueError(
                 f"{projections[name].module} reads only the tokens that a router sends it, so that gates "

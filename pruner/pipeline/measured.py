@@ -66,7 +66,7 @@ def settled(
     """
     for name, measure in measures.items():
         if getattr(settings.budget, name) is not None:
-            trial = Trial(model, dense, settings, name, measure, ranks)
+            trial = Trial(model, dense, dense.prunable(settings), settings.budget, name, measure, ranks)
             return replace(settings, budget=by_ratio(settings.budget, trial.smallest_ratio(track)))
     return settings
 
@@ -81,7 +81,7 @@ def check_reach(
     """Raise ValueError where a target that has to be measured is beyond reach; see `settled`."""
     for name, measure in measures.items():
         if getattr(settings.budget, name) is not None:
-            Trial(model, dense, settings, name, measure, ranks).check_reach()
+            Trial(model, dense, dense.prunable(settings), settings.budget, name, measure, ranks).check_reach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,8 @@ class Trial:
 
     model: PreTrainedModel
     dense: Dense
-    settings: PruningSettings
+    groups: Sequence[Group]
+    budget: Budget
     name: str
     measure: Measure
     ranks: Ranks
@@ -101,19 +102,18 @@ class Trial:
         layers, shapes = self.dense.structure.layers, self.dense.shapes
         gone = decoder_parameters(shapes, [layers[number] for number in self.dense.dropped])
         least = gone / decoder_parameters(shapes, layers)
-        most_of_all = most(self.dense.prunable(self.settings), shapes, layers, self.settings.budget)
+        most_of_all = most(self.groups, shapes, layers, self.budget)
         return least, (least + most_of_all) * (1 - EXACT)
 
     @property
     def target(self) -> float:
         """What the measure may be."""
-        target: float = getattr(self.settings.budget, self.name)
+        target: float = getattr(self.budget, self.name)
         return target
 
     def at(self, ratio: float) -> float:
         """The measure of the model in the widths that a ratio leads to, the same on every process."""
-        budget = by_ratio(self.settings.budget, ratio)
-        smaller = without(self.model, self.dense, self.dense.prunable(self.settings), budget)
+        smaller = without(self.model, self.dense, self.groups, by_ratio(self.budget, ratio))
         return self.ranks.hear(self.measure(smaller), self.model.device)
 
     def check_reach(self) -> None:
