@@ -8,8 +8,7 @@ from transformers import PreTrainedModel
 
 from pruner.compensation import Compensation
 from pruner.compensation.least_squares import Moments, refit
-from pruner.compensation.streams import WALKING_TOKENS, Call, Passage, advance, is_residual, watch
-from pruner.gradients import at_once
+from pruner.compensation.streams import Call, Passage, advance, is_residual, watch
 from pruner.importance.backward import check_finite
 from pruner.projections import Projection, input_major
 from pruner.ranks import ALONE, Ranks
@@ -31,6 +30,7 @@ class LayerWalk:
         pruned: Tensor,
         readers: Sequence[Projection],
         settings: Compensation,
+        size: int,
         ranks: Ranks = ALONE,
         first: int = 0,
     ) -> None:
@@ -39,7 +39,7 @@ class LayerWalk:
         self.call = call
         self.streams = (dense, pruned)
         self.settings = settings
-        self.size = at_once(dense, settings.batch_size, WALKING_TOKENS)
+        self.size = size
         self.first = first
         self.layer = model.get_submodule(name)
         self.original = copy.deepcopy(self.layer)

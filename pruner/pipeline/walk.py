@@ -80,7 +80,7 @@ def compress(
                 continue
             pruned = beside(dense, settings.streams) if pruned is dense else pruned
             readers = _readers(model, structure, here)
-            walk = LayerWalk(model, name, calls[number], dense, pruned, readers, settings, ranks, first)
+            walk = LayerWalk(model, name, calls[number], dense, pruned, readers, settings, size, ranks, first)
             for projection in walk.projections:
                 if projection.group.name in here:
                     kept[projection.group.name] = walk.prune(projection, choose)
