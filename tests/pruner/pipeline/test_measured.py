@@ -115,3 +115,12 @@ def test_a_target_beyond_reach_is_refused_before_any_layer_is_measured(data):
 def test_what_is_measured_at_equal_shares_is_not_asked_of_unequal_ones():
     with pytest.raises(ValueError, match="granularity 'global' lets them differ: state a ratio"):
         replace(budgeted(target_macs=9), granularity="global")
+
+
+def test_layers_and_a_measured_target_go_together(data):
+    """The layers alone are more than the nothing that such a budget states as a share."""
+    model, tokenizer = load_model(data / "stories260K"), load_tokenizer(data / "stories260K")
+    text = Calibration(str(data / "calibration" / "c4_200.jsonl"), num_samples=4, seq_len=32)
+    target = int(0.6 * measure_size(model).macs_per_token)
+    prune(model, tokenizer, replace(budgeted(target_macs=target, layers=1), calibration=text))
+    assert 0.5 * target < measure_size(model).macs_per_token <= target
