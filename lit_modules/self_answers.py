@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from lit_modules.templates import example_of, load_template
 from pruner.checkpoint import load_model, load_tokenizer
 from pruner.progress import Track, silent
 from pruner.records import Record, read_records
-from pruner.run_folder import content_identity
+from pruner.run_folder import content_identity, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -136,8 +135,5 @@ def _complete_lines(file: Path) -> list[str]:
 
 def _append(file: Path, rows: list[dict[str, Any]]) -> None:
     """Rewrite the complete lines and `rows` to the side, then rename."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    side = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     lines = [*_complete_lines(file), *(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)]
-    side.write_text("".join(lines), encoding="utf-8")
-    os.replace(side, file)
+    write_text(file, "".join(lines))

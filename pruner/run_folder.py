@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,14 @@ class RunFolder:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to the side, then rename, so that a reader sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    side = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    side = beside(path)
     side.write_text(text)
     os.replace(side, path)
+
+
+def beside(path: Path) -> Path:
+    """Where this process prepares `path`, next to it; no other process does, of any node on the same disk."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def mark_done(folder: Path, record: Mapping[str, Any]) -> None:

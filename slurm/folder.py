@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruner.run_folder import RunFolder, write_text
+from pruner.run_folder import RunFolder, beside, write_text
 from slurm.configuration import Arguments
 
 SNAPSHOT = ("cli.py", "pruner", "lit_modules", "slurm")
@@ -82,7 +82,7 @@ class JobFolder:
 
     def write_snapshot(self, project: Path, arguments: Arguments) -> Arguments:
         """Copy the code and the configuration; returns the arguments that name the copies."""
-        side = self.root / f"code.{os.getpid()}.tmp"
+        side = beside(self.root / "code")
         for name in SNAPSHOT:
             source, target = project / name, side / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,8 @@ class JobFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run against a second submission; raises ValueError naming who holds it."""
-        lock, side = self.root / "lock", self.root / f"lock.{os.getpid()}.{threading.get_ident()}.tmp"
+        lock = self.root / "lock"
+        side = beside(self.root / f"lock.{threading.get_ident()}")
         lock.parent.mkdir(parents=True, exist_ok=True)
         if lock.exists() and is_left_behind(read_owner(lock)):
             lock.unlink(missing_ok=True)

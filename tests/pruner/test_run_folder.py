@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pruner.run_folder import RunFolder, content_identity, differences, done_record, mark_done
+from pruner.run_folder import RunFolder, beside, content_identity, differences, done_record, mark_done
 
 SETTLED = {"pruner": {"budget": {"ratio": 0.2}}, "seed_everything": 1}
 OTHER = {"pruner": {"budget": {"ratio": 0.3}}, "seed_everything": 1}
@@ -17,6 +17,13 @@ def test_a_folder_is_complete_only_once_it_is_marked(tmp_path):
 def test_a_mark_leaves_nothing_half_written_beside_it(tmp_path):
     mark_done(tmp_path, {})
     assert [file.name for file in tmp_path.iterdir()] == ["DONE"]
+
+
+def test_processes_of_one_number_on_two_nodes_prepare_a_file_in_two_places(tmp_path, monkeypatch):
+    here = beside(tmp_path / "plan.json")
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert here.parent == beside(tmp_path / "plan.json").parent == tmp_path
+    assert here != beside(tmp_path / "plan.json")
 
 
 def test_a_fresh_folder_takes_the_configuration(tmp_path):
