@@ -9,7 +9,7 @@ import yaml
 
 from pruner.checkpoint import config_values
 from pruner.evaluation.metrics import read_metrics
-from pruner.evaluation.removal import Width, num_layers, widths
+from pruner.evaluation.removal import Width, widths
 from pruner.evaluation.summary import figures
 from pruner.export import ARCHITECTURES
 from pruner.modeling.source import PACKAGE, locate
@@ -108,7 +108,7 @@ def removal(run: RunFolder) -> Iterator[str]:
         + (", and what remains was refitted towards the dense model." if plan.compensation else ".")
     )
     yield table(
-        ["layer", *(kinds := widths(plan, num_layers(plan, run.pruned)))],
+        ["layer", *(kinds := widths(plan))],
         [[str(layer), *map(width, row)] for layer, row in enumerate(zip(*kinds.values()))],
     )
 

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import rich
 
-from pruner.checkpoint import load_config
 from pruner.evaluation.plans import difference_table, plan_table
-from pruner.evaluation.removal import known_layers
 from pruner.pipeline import PruningSettings
 from pruner.pipeline.preview import preview as preview_plan
 from pruner.plan import PruningPlan
@@ -20,9 +18,7 @@ def show(plan: str) -> None:
     Args:
         plan: a run folder, or plan.json of one.
     """
-    place = plan_file(plan)
-    shown = PruningPlan.load(place)
-    rich.print(plan_table(shown, known_layers(shown, RunFolder(place.parent).pruned)))
+    rich.print(plan_table(PruningPlan.load(plan_file(plan))))
 
 
 def diff(first: str, second: str) -> None:
@@ -57,8 +53,7 @@ def preview(
         plan = replace(plan, calibration=given.calibration)
     if output is not None:
         plan.save(output)
-    config = load_config(model, trust_remote_code=trust_remote_code, weights=False).get_text_config()
-    rich.print(plan_table(plan, getattr(config, "num_hidden_layers", 0)))
+    rich.print(plan_table(plan))
 
 
 def plan_file(place: str) -> Path:

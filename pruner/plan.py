@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ class PruningPlan:
     """Which units of every group survive; with the dense model it determines the pruned one.
 
     Attributes:
-        model: {"architecture", "fingerprint", "decoder_parameters", "parameters"} of the dense model.
+        model: {"architecture", "fingerprint", "decoder_parameters", "parameters", "num_layers"} of the
+            dense model.
         groups: group name -> its share; groups that lose nothing may be left out.
         criterion: how units were scored.
-        budget: what was asked and what is reached, e.g. {"ratio": .2, "reached_ratio": .2001}.
+        budget: what was asked and what is reached, e.g. {"ratio": .2, "reached_ratio": .2001}; "macs" or
+            "latency" where a target is measured.
         calibration: source, number, length, seed and fingerprint of the text, {} for none.
         compensation: the update that follows removal and its settings, {} for none.
     """
@@ -57,6 +59,12 @@ class PruningPlan:
         return {name: share.kept for name, share in self.groups.items()}
 
     @property
+    def num_layers(self) -> int:
+        """Decoder layers of the dense model, of which `groups` may leave out those that lose nothing."""
+        named = (share.layer + 1 for share in self.groups.values() if share.layer is not None)
+        return max([int(self.model.get("num_layers", 0)), *named])
+
+    @property
     def dropped(self) -> tuple[int, ...]:
         """Numbers of the decoder layers that go whole."""
         layers = [share for share in self.groups.values() if share.kind == "layer"]
@@ -68,6 +76,10 @@ class PruningPlan:
         return any(
             share.kind != "layer" and len(share.kept) < share.num_units for share in self.groups.values()
         )
+
+    def with_budget(self, reached: Mapping[str, Any]) -> "PruningPlan":
+        """The plan with more, or other, of what its budget has reached."""
+        return replace(self, budget={**self.budget, **reached})
 
     def save(self, path: str | Path) -> None:
         """Write JSON to `path`, a line for each group; to the side first, then renamed."""

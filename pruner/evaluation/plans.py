@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruner.evaluation.removal import KINDS, Width, known_layers, num_layers, widths
+from pruner.evaluation.removal import KINDS, Width, widths
 from pruner.plan import GroupPlan, PruningPlan
 
 if TYPE_CHECKING:
@@ -15,20 +15,11 @@ PAGE, BAR = 80, 24
 """Characters of a row, and of a full bar where a row has room for it."""
 
 
-def plan_table(plan: PruningPlan, layers: int = 0) -> "RenderableType":
-    """What was asked, what is reached, and each layer's widths as bars.
-
-    Args:
-        plan: what was removed.
-        layers: decoder layers of the dense model; 0 for what the plan itself knows of them.
-    """
+def plan_table(plan: PruningPlan) -> "RenderableType":
+    """What was asked, what is reached, and each layer's widths as bars."""
     from rich.console import Group
 
-    listed = max(layers, num_layers(plan))
-    table = Group(_facts([plan], ["plan"]), "", _layers(plan, listed))
-    if not listed or max(layers, known_layers(plan)):
-        return table
-    return Group(table, f"Layers after {listed - 1}, if there are any, keep everything.")
+    return Group(_facts([plan], ["plan"]), "", _layers(plan))
 
 
 def difference_table(first: PruningPlan, second: PruningPlan) -> "RenderableType":
@@ -69,7 +60,7 @@ def _described(plan: PruningPlan) -> dict[str, str]:
         "calibration": _read(text),
         "compensation": _refitted(plan.compensation),
         "asked": _asked(budget),
-        "reached": f"{budget['reached_ratio']:.2%}, of the whole model {budget['reached_ratio_of_all']:.2%}",
+        "reached": _reached(budget),
         "parameters": f"{plan.model['parameters']:,} → {budget['parameters']:,}",
     }
 
@@ -92,13 +83,22 @@ def _refitted(refit: Mapping[str, Any]) -> str:
     return "damping {damping:g}, drift {drift:g}".format(**refit) + biases
 
 
+MEASURED = {"macs": "{:,.0f} multiply-accumulates for each token", "latency": "{:.4g} s for each token"}
+"""What is measured of a model -> how it is said."""
+
 TARGETS = {
     "target_parameters": "{:,} parameters in all",
     "target_bytes": "{:,} bytes in all",
-    "target_macs": "{:,} multiply-accumulates for each token",
-    "target_latency": "{:g} s for each token",
+    **{f"target_{name}": said for name, said in MEASURED.items()},
 }
 """Target of a budget -> how it is said."""
+
+
+def _reached(budget: Mapping[str, Any]) -> str:
+    """What a budget has come to, in a second line the target that was measured."""
+    lines = [f"{budget['reached_ratio']:.2%}, of the whole model {budget['reached_ratio_of_all']:.2%}"]
+    lines += [said.format(budget[name]) for name, said in MEASURED.items() if name in budget]
+    return "\n".join(lines)
 
 
 def _asked(budget: Mapping[str, Any]) -> str:
@@ -114,11 +114,11 @@ def _asked(budget: Mapping[str, Any]) -> str:
     return (", of it " if by_ratio else ", and without ").join(words)
 
 
-def _layers(plan: PruningPlan, listed: int) -> "Table":
+def _layers(plan: PruningPlan) -> "Table":
     """A row for each layer; whole layers have a column only where nothing else says that they go."""
     from rich.table import Table
 
-    rows = widths(plan, listed)
+    rows = widths(plan)
     rows = {kind: row for kind, row in rows.items() if kind != KINDS["layer"]} or rows
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", justify="right")

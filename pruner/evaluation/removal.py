@@ -1,10 +1,8 @@
 """What a plan took away, arranged for drawing: widths by kind and layer, scores of what stayed and went."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pruner.plan import GroupPlan, PruningPlan
 
@@ -39,16 +37,15 @@ class Scores:
     logarithmic: bool
 
 
-def widths(plan: PruningPlan, num_layers: int) -> dict[str, list[Width | None]]:
-    """Kind -> one width for each layer, None where the plan names no group of that kind.
+def widths(plan: PruningPlan) -> dict[str, list[Width | None]]:
+    """Kind -> one width for each layer of the dense model, None where the plan names no group of that kind.
 
     A layer that goes whole keeps none of as many units as the widest layer had.
     """
     table: dict[str, list[Width | None]] = {}
     for kind in KINDS:
-        row = [
-            _width(share for share in _of(plan, kind) if share.layer == layer) for layer in range(num_layers)
-        ]
+        shares = _of(plan, kind)
+        row = [_width(each for each in shares if each.layer == layer) for layer in range(plan.num_layers)]
         if any(row):
             gone = Width(0, max(width.dense for width in row if width))
             table[KINDS[kind]] = [gone if layer in plan.dropped else each for layer, each in enumerate(row)]
@@ -76,24 +73,6 @@ def scores(plan: PruningPlan) -> dict[str, Scores]:
         if kept or removed:
             table[KINDS.get(kind, kind)] = _scores(kept, removed)
     return table
-
-
-def num_layers(plan: PruningPlan, pruned: Path | None = None) -> int:
-    """Decoder layers of the dense model: a plan may leave out those that lose nothing, the model does not.
-
-    Args:
-        plan: what was removed.
-        pruned: the pruned model's folder, if there is one.
-    """
-    layers = [share.layer + 1 for share in plan.groups.values() if share.layer is not None]
-    return max([*layers, known_layers(plan, pruned)])
-
-
-def known_layers(plan: PruningPlan, pruned: Path | None = None) -> int:
-    """Decoder layers of the dense model, 0 where neither the plan nor the pruned model tells them all."""
-    config = pruned / "config.json" if pruned else None
-    there = json.loads(config.read_text()).get("num_hidden_layers") if config and config.exists() else None
-    return max([there or 0, *[share.num_units for share in _of(plan, "layer")]])
 
 
 def _scores(kept: list[float], removed: list[float]) -> Scores:

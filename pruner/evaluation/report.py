@@ -28,7 +28,7 @@ def write_report(run_dir: Path) -> None:
     body = join(
         opening(name, metrics, plan),
         comparison(metrics),
-        removal(plan, run.pruned),
+        removal(plan),
         recovery(loss_curves(run.logs)),
         samples(metrics),
         settings(plan, config),

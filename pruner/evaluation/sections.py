@@ -1,23 +1,22 @@
 """The report's further sections, each empty where the run has nothing to say to it."""
 
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 
 from pruner.evaluation import charts
 from pruner.evaluation.losses import Curve, smooth
 from pruner.evaluation.markup import Markup, join, tag
 from pruner.evaluation.metrics import Models
-from pruner.evaluation.removal import KINDS, Scores, Width, hidden_width, num_layers, scores, widths
+from pruner.evaluation.removal import KINDS, Scores, Width, hidden_width, scores, widths
 from pruner.plan import PruningPlan
 
 NOTHING = Markup("")
 
 
-def removal(plan: PruningPlan | None, pruned: Path) -> Markup:
+def removal(plan: PruningPlan | None) -> Markup:
     """Heat map, kept widths, score distributions."""
     if plan is None:
         return NOTHING
-    table = widths(plan, num_layers(plan, pruned))
+    table = widths(plan)
     hidden = hidden_width(plan)
     parts = [tag("h2", "What was removed")]
     if hidden:

@@ -141,6 +141,7 @@ class Dense:
                 "fingerprint": self.fingerprint,
                 "decoder_parameters": decoder,
                 "parameters": whole,
+                "num_layers": len(self.structure.layers),
             },
             groups=shares,
             criterion=settings.criterion,

@@ -71,6 +71,24 @@ def settled(
     return settings
 
 
+def reached(
+    model: PreTrainedModel, budget: Budget, ranks: Ranks = ALONE, measures: Mapping[str, Measure] = MEASURES
+) -> dict[str, float]:
+    """What a pruned model needs in the terms of its budget's target: {"macs": ...}, {"latency": ...}, or {}.
+
+    Args:
+        model: only its shapes are looked at.
+        budget: as given, before it was `settled`.
+        ranks: the processes that prune together; the first one's measurement counts.
+        measures: by the budget's target.
+    """
+    asked = [name for name in measures if getattr(budget, name) is not None]
+    return {
+        name.removeprefix("target_"): ranks.hear(measures[name](without_weights(model)), model.device)
+        for name in asked
+    }
+
+
 def check_reach(
     model: PreTrainedModel,
     dense: Dense,
@@ -158,11 +176,16 @@ def by_ratio(budget: Budget, ratio: float) -> Budget:
 
 def without(model: PreTrainedModel, dense: Dense, groups: Sequence[Group], budget: Budget) -> PreTrainedModel:
     """The model in the widths that a budget leads to, on the meta device but for its buffers."""
-    memo = {id(weight): nn.Parameter(weight.detach().to("meta"), False) for weight in model.parameters()}
-    smaller = copy.deepcopy(model, memo)
+    smaller = without_weights(model)
     removed = dense.allocate(groups, budget)
     kept = {
         group.name: range(removed[group.name], group.num_units) for group in groups if group.name in removed
     }
     remove(smaller, dense.structure.groups, {**kept, **dense.kept_layers})
     return smaller
+
+
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy on the meta device but for its buffers."""
+    memo = {id(weight): nn.Parameter(weight.detach().to("meta"), False) for weight in model.parameters()}
+    return copy.deepcopy(model, memo)

@@ -12,11 +12,12 @@ from pruner.checkpoint import load_config
 from pruner.discovery import discover
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.depth import layers_to_go
-from pruner.pipeline.measured import settled
+from pruner.pipeline.measured import reached, settled
 from pruner.pipeline.settings import PruningSettings, searched
 from pruner.plan import PruningPlan
 from pruner.progress import Track, silent
 from pruner.selection import lowest
+from pruner.surgery import remove
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,11 @@ def preview(
         else tuple(range(group.num_units - removed[group.name]))
         for group in groups
     }
+    kept = {**kept, **dense.kept_layers}
     criterion = "widths alone" if scored is None else scored.criterion
-    return replace(dense.plan(settings, {**kept, **dense.kept_layers}, scores, None), criterion=criterion)
+    plan = replace(dense.plan(settings, kept, scores, None), criterion=criterion)
+    remove(empty, dense.structure.groups, kept)
+    return plan.with_budget(reached(empty, settings.budget))
 
 
 def scores_of(plan: PruningPlan, dense: Dense) -> Mapping[str, Tensor]:

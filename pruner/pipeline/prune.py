@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from pruner.importance.activations import project
 from pruner.importance.kronecker import cheapest, gradient_covariances, stride
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.depth import choose_layers, without_layers
-from pruner.pipeline.measured import settled
+from pruner.pipeline.measured import reached, settled
 from pruner.pipeline.refitting import compensate
 from pruner.pipeline.replaying import replay
 from pruner.pipeline.rounds import prune_in_rounds
@@ -72,10 +71,12 @@ def prune(
         dense, rises = choose_layers(model, whole, settings, data, track, ranks)
         groups = dense.prunable(settings)
         dense.check_met(groups, settings.budget)
-        asked = settled(model, dense, settings, track, Ranks.of_group() if together else ALONE)
+        all_ranks = Ranks.of_group() if together else ALONE
+        asked = settled(model, dense, settings, track, all_ranks)
         kept, scores = prune_widths(model, dense, groups, asked, data, track, ranks)
     remove(model, dense.structure.groups, dense.kept_layers)
     plan = dense.plan(settings, {**kept, **dense.kept_layers}, {**scores, **rises}, data)
+    plan = plan.with_budget(reached(model, settings.budget, all_ranks))
     return with_parameters(plan, model) if with_biases else plan
 
 
@@ -83,12 +84,13 @@ def with_parameters(plan: PruningPlan, model: PreTrainedModel) -> PruningPlan:
     """The plan with what the model has now: refits have added biases to its decoder."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     added = parameters - plan.budget["parameters"]
-    reached = {
-        "parameters": parameters,
-        "reached_ratio": plan.budget["reached_ratio"] - added / plan.model["decoder_parameters"],
-        "reached_ratio_of_all": 1 - parameters / plan.model["parameters"],
-    }
-    return replace(plan, budget={**plan.budget, **reached})
+    return plan.with_budget(
+        {
+            "parameters": parameters,
+            "reached_ratio": plan.budget["reached_ratio"] - added / plan.model["decoder_parameters"],
+            "reached_ratio_of_all": 1 - parameters / plan.model["parameters"],
+        }
+    )
 
 
 def prune_widths(

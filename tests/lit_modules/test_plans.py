@@ -7,7 +7,13 @@ import cli
 from pruner.plan import GroupPlan, PruningPlan
 
 PLAN = PruningPlan(
-    model={"architecture": "A", "fingerprint": "f", "decoder_parameters": 90, "parameters": 100},
+    model={
+        "architecture": "A",
+        "fingerprint": "f",
+        "decoder_parameters": 90,
+        "parameters": 100,
+        "num_layers": 4,
+    },
     groups={"layers.1.mlp": GroupPlan("mlp", 1, 8, (0, 1, 2, 3))},
     criterion="l2",
     budget={"ratio": 0.2, "reached_ratio": 0.21, "reached_ratio_of_all": 0.19, "parameters": 81},
@@ -16,9 +22,7 @@ PLAN = PruningPlan(
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder with a plan and what is read of a pruned model."""
-    (tmp_path / "run" / "pruned").mkdir(parents=True)
-    (tmp_path / "run" / "pruned" / "config.json").write_text(json.dumps({"num_hidden_layers": 4}))
+    """A run folder with a plan."""
     PLAN.save(tmp_path / "run" / "plan.json")
     return tmp_path / "run"
 

@@ -9,7 +9,13 @@ from pruner.evaluation.plans import difference_table, plan_table
 from pruner.plan import GroupPlan, PruningPlan
 
 PLAN = PruningPlan(
-    model={"architecture": "A", "fingerprint": "f", "decoder_parameters": 90, "parameters": 100},
+    model={
+        "architecture": "A",
+        "fingerprint": "f",
+        "decoder_parameters": 90,
+        "parameters": 100,
+        "num_layers": 3,
+    },
     groups={
         "layers.0.mlp": GroupPlan("mlp", 0, 8, (0, 1, 2, 3)),
         "layers.2.mlp": GroupPlan("mlp", 2, 8, tuple(range(8))),
@@ -27,7 +33,7 @@ def printed(table, width=160):
 
 
 def test_a_plan_shows_every_layers_widths_as_bars_of_their_share():
-    rows = printed(plan_table(PLAN, 3)).splitlines()[-3:]
+    rows = printed(plan_table(PLAN)).splitlines()[-3:]
     assert [row.count("█") for row in rows] == [12, 0, 24 + 6]
     assert re.search(r"1 of 4", rows[2])
     assert re.search(r"1\s+–\s+–", rows[1])
@@ -73,7 +79,8 @@ def test_a_budget_is_said_in_the_terms_it_was_asked_in(budget, words):
 
 def test_a_plan_shows_which_layers_go():
     groups = {**PLAN.groups, "layers": GroupPlan("layer", None, 4, (0, 2, 3), (3.0, 0.1, 2.0, 1.0))}
-    rows = printed(plan_table(replace(PLAN, groups=groups))).splitlines()[-4:]
+    plan = replace(PLAN, model={**PLAN.model, "num_layers": 4}, groups=groups)
+    rows = printed(plan_table(plan)).splitlines()[-4:]
     assert [row.count("gone") for row in rows] == [0, 2, 0, 0]
     assert [row.count("–") for row in rows] == [1, 0, 0, 2]
 
@@ -85,12 +92,24 @@ def test_layers_that_go_alone_have_a_column_of_their_own():
     assert ["gone" in row for row in rows] == [False, True, False]
 
 
-def test_every_layer_is_listed_where_their_number_is_known_and_else_it_is_said():
-    unknown = "Layers after 2, if there are any, keep everything."
-    assert unknown in printed(plan_table(PLAN))
-    shown = printed(plan_table(PLAN, 5))
-    assert "keep everything" not in shown
+def test_layers_that_a_plan_does_not_name_are_listed_too():
+    shown = printed(plan_table(replace(PLAN, model={**PLAN.model, "num_layers": 5})))
     assert [line.split() for line in shown.splitlines()[-2:]] == [["3", "–", "–"], ["4", "–", "–"]]
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"macs": 1234567.0}, "1,234,567 multiply-accumulates for each token"),
+        ({"latency": 0.00123456}, "0.001235 s for each token"),
+    ],
+)
+def test_what_a_measured_budget_has_come_to_is_said_in_its_own_terms(measured, words):
+    lines = printed(plan_table(PLAN.with_budget(measured))).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("reached"))
+    assert "21.00%" in lines[at]
+    assert lines[at + 1].strip() == words
+    assert "for each token" not in printed(plan_table(PLAN))
 
 
 @pytest.mark.parametrize("kinds", [["mlp"], ["mlp", "attention"], ["mlp", "attention", "expert"]])

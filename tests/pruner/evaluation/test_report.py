@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pruner.evaluation.removal import Width, hidden_width, num_layers, scores, widths
+from pruner.evaluation.removal import Width, hidden_width, scores, widths
 from pruner.evaluation.report import write_report
 from pruner.plan import GroupPlan, PruningPlan
 
@@ -120,17 +120,16 @@ def test_a_plan_of_something_else_is_refused_and_no_page_is_written(run):
 
 
 def test_layers_that_a_plan_leaves_out_are_drawn_too(run):
-    plan(3).save(run / "plan.json")
-    (run / "pruned").mkdir()
-    (run / "pruned" / "config.json").write_text('{"num_hidden_layers": 5}')
+    made = plan(3)
+    replace(made, model={**made.model, "num_layers": 5}).save(run / "plan.json")
     _, text = read(run)
     assert "layer 4: 4 of 4" in text
 
 
-def test_widths_are_those_of_the_plan_and_unknown_where_it_is_silent(tmp_path):
+def test_widths_are_those_of_the_plan_and_unknown_where_it_is_silent():
     made = plan(3)
-    assert num_layers(made, tmp_path) == 3
-    table = widths(made, 3)
+    assert made.num_layers == 3
+    table = widths(made)
     assert table["MLP channels"] == [Width(3, 4)] * 3
     assert table["attention"] == [Width(1, 2), None, None]
     assert hidden_width(made) == Width(48, 64)
@@ -156,7 +155,7 @@ def without_layer_1():
 
 def test_a_removed_layer_keeps_nothing_of_any_kind(run):
     without_layer_1().save(run / "plan.json")
-    assert widths(without_layer_1(), 3)["MLP channels"] == [Width(3, 4), Width(0, 4), Width(3, 4)]
+    assert widths(without_layer_1())["MLP channels"] == [Width(3, 4), Width(0, 4), Width(3, 4)]
     _, text = read(run)
     assert text.count("layer 1: 0 of 4, layer removed") == 2
     assert text.count("layer 1: 0 of 2, layer removed") == 2
@@ -181,11 +180,6 @@ def test_layers_alone_are_not_scored_by_the_criterion(run):
     assert "Importance by" not in read(run)[1]
 
 
-def test_removed_layers_have_a_row_of_their_own(tmp_path):
+def test_removed_layers_have_a_row_of_their_own():
     made = PruningPlan({}, {"layers": GroupPlan("layer", None, 4, (0, 1, 3))}, "angular")
-    assert [width.removed for width in widths(made, num_layers(made, tmp_path))["whole layer"]] == [
-        0,
-        0,
-        1,
-        0,
-    ]
+    assert [width.removed for width in widths(made)["whole layer"]] == [0, 0, 1, 0]

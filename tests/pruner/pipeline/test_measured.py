@@ -33,6 +33,7 @@ def test_the_pruned_model_needs_no_more_operations_than_asked_for(name):
     asked = budgeted(target_macs=int(0.8 * dense))
     plan = prune(model, None, asked)
     assert 0.75 * dense < measure_size(model).macs_per_token <= 0.8 * dense
+    assert plan.budget["macs"] == measure_size(model).macs_per_token
     assert plan.budget["target_macs"] == asked.budget.target_macs
 
 
@@ -42,6 +43,7 @@ def test_a_preview_finds_the_same_widths(data):
     asked = budgeted(target_macs=int(0.8 * measure_size(model).macs_per_token))
     plan = prune(model, load_tokenizer(folder), asked)
     shown = preview(str(folder), asked)
+    assert shown.budget["macs"] == plan.budget["macs"]
     assert {name: len(units) for name, units in shown.kept.items()} == {
         name: len(units) for name, units in plan.kept.items()
     }
