@@ -1,4 +1,4 @@
-"""What discovery turns away at the door: quantised weights, and what is no causal language model."""
+"""What discovery turns away at the door: weights quantised or spread, and what is no causal language model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pruner.dispatching import is_dispatched
 
 PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 """Packages whose modules hold their weights in a form of their own."""
@@ -20,6 +22,15 @@ def check_weights(model: nn.Module) -> None:
         raise ValueError(
             f"{where}: quantised weights cannot be sliced; prune the model's unquantised original "
             "and quantise what comes out"
+        )
+
+
+def check_together(model: nn.Module) -> None:
+    """Raise ValueError if a device map has spread the model: its hooks do what the model itself does not."""
+    if is_dispatched(model):
+        raise ValueError(
+            f"{type(model).__name__} was loaded with a device map, which puts hooks into its layers; load it "
+            "without one, or take it off with pruner.dispatching.gather, as `prune` does"
         )
 
 

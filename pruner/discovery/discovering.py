@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from pruner.discovery.admission import arguments_for, check_head, check_settled, check_weights
+from pruner.discovery.admission import (
+    arguments_for,
+    check_head,
+    check_settled,
+    check_together,
+    check_weights,
+)
 from pruner.discovery.arguments import SEPARATOR, argument_slices
 from pruner.discovery.carrying import carried, carried_refusals, spoken_for
 from pruner.discovery.depth import layer_group
@@ -48,6 +54,7 @@ def discover(
         ValueError: what the model computes depends on its data in a way that one trace cannot tell.
     """
     check_weights(model)
+    check_together(model)
     trace = follow(model, arguments_for(model, inputs or token_inputs()))
     check_head(model, trace.recording.calls[0].output)
     check_settled(model, trace.twin)

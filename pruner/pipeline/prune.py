@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pruner.calibration import CalibrationData, draw_samples
 from pruner.compensation.least_squares import optimum
 from pruner.discovery import discover
+from pruner.discovery.admission import check_weights
+from pruner.dispatching import gather
 from pruner.groups import Group, Kept
 from pruner.importance import estimate_importance
 from pruner.importance.activations import project
@@ -46,7 +48,8 @@ def prune(
     """Cut the model in place and say what was cut.
 
     Args:
-        model: dense; afterwards pruned.
+        model: dense; afterwards pruned. One loaded with a `device_map` is brought together in main memory,
+            and its layers visit the first GPU of the map.
         tokenizer: for the calibration text.
         settings: what to remove.
         track: sees the work go by.
@@ -59,8 +62,11 @@ def prune(
         The plan; with the dense model it gives the pruned one again.
 
     Raises:
-        ValueError: settings, text and model do not fit one another; the model is untouched.
+        ValueError: settings, text and model do not fit one another; the model is untouched, but for its map.
     """
+    check_weights(model)
+    map_device = gather(model)
+    visited = visited or map_device
     if settings.plan is not None:
         return replay(model, tokenizer, settings, track, together=together, visited=visited)
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
