@@ -1,4 +1,4 @@
-"""What discovery turns away at the door: weights quantised or spread, and what is no causal language model."""
+"""What discovery turns away: weights that are quantised or spread, and what is no causal language model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_together(model: nn.Module) -> None:
-    """Raise ValueError if a device map has spread the model: its hooks do what the model itself does not."""
+    """Raise ValueError if a device map has spread the model: its hooks do what the model does not."""
     if is_dispatched(model):
         raise ValueError(
             f"{type(model).__name__} was loaded with a device map, which puts hooks into its layers; load it "
