@@ -77,6 +77,8 @@ def preview(
     kept = {**kept, **dense.kept_layers}
     criterion = "widths alone" if scored is None else scored.criterion
     plan = replace(dense.plan(settings, kept, scores, None), criterion=criterion)
+    if not settings.budget.is_measured:
+        return plan
     remove(empty, dense.structure.groups, kept)
     return plan.with_budget(reached(empty, settings.budget))
 
