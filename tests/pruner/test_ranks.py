@@ -14,7 +14,7 @@ from pruner.importance.activations import project
 from pruner.importance.kronecker import gradient_covariances
 from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
-from pruner.pipeline.measured import settled
+from pruner.pipeline.measured import reached, settled
 from pruner.progress import silent
 from pruner.ranks import ALONE, Ranks
 
@@ -54,7 +54,7 @@ def covered(folder, ranks):
 
 
 def timed(folder, rank, slower):
-    """The ratio at which a model takes half the time, on machines of which only the first is as fast."""
+    """The ratio at which a model takes less time, and its whole time; only the first machine is as fast."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     dense = Dense.of(model, discover(model))
 
@@ -64,7 +64,9 @@ def timed(folder, rank, slower):
     asked = PruningSettings(
         Budget(target_latency=0.6 * clock(model) / (1 + slower * rank)), "l1", protect_first=0
     )
-    return settled(model, dense, asked, silent, Ranks.of_group(), {"target_latency": clock}).budget.ratio
+    ranks, measures = Ranks.of_group(), {"target_latency": clock}
+    found = settled(model, dense, asked, silent, ranks, measures)
+    return found.budget.ratio, reached(model, asked.budget, ranks, measures)["latency"]
 
 
 def work(rank, folder, text, output):
