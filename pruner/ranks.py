@@ -1,10 +1,14 @@
 """Calibration shared among processes: each looks at its part of the samples, and their sums meet."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+PARCEL = 1 << 24
+"""Elements that meet in one all-reduce, where they lie in several tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,17 @@ class Ranks:
         return sum(len(part) for part in torch.arange(num_samples).tensor_split(self.size)[: self.rank])
 
     def add(self, *totals: Tensor, through: torch.device | None = None) -> None:
-        """Replace each tensor by its sum over the processes, met on `through` or the tensor's own device."""
+        """Replace each tensor by its sum over the processes, met on `through` or the tensor's own device.
+
+        As many as make a parcel meet in one all-reduce.
+        """
         if self.size > 1:
-            for total in totals:
-                meeting = total.to(through or total.device)
+            for parcel in parcels(totals):
+                flat = [total.reshape(-1).to(through or total.device) for total in parcel]
+                meeting = torch.cat(flat) if len(flat) > 1 else flat[0]
                 dist.all_reduce(meeting)
-                total.copy_(meeting)
+                for total, summed in zip(parcel, meeting.split([len(part) for part in flat])):
+                    total.copy_(summed.view_as(total))
 
     def agree(self, units: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
         """What the first process decided, as many units on each."""
@@ -60,6 +69,19 @@ class Ranks:
         told = torch.tensor(measured, dtype=torch.float64, device=device)
         dist.broadcast(told, 0)
         return told.item()
+
+
+def parcels(tensors: Sequence[Tensor], most: int = PARCEL) -> Iterator[list[Tensor]]:
+    """Neighbours of one type and device with at most `most` elements together; a larger tensor by itself."""
+    parcel: list[Tensor] = []
+    for tensor in tensors:
+        fits = sum(each.numel() for each in parcel) + tensor.numel() <= most
+        if parcel and not (fits and tensor.dtype == parcel[0].dtype and tensor.device == parcel[0].device):
+            yield parcel
+            parcel = []
+        parcel.append(tensor)
+    if parcel:
+        yield parcel
 
 
 ALONE = Ranks()

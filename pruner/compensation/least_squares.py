@@ -47,9 +47,10 @@ class Moments:
         count = torch.tensor(float(self.count), dtype=torch.float64, device=self.gram.device)
         ranks.add(count)
         share = self.count / count.item()
-        for mean in (self.gram, self.cross, self.inputs, self.targets):
+        means = (self.gram, self.cross, self.inputs, self.targets)
+        for mean in means:
             mean.mul_(share)
-            ranks.add(mean)
+        ranks.add(*means)
         self.count = round(count.item())
 
     def second(self, bias: bool) -> tuple[Tensor, Tensor]:

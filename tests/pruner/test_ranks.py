@@ -16,7 +16,7 @@ from pruner.pipeline import PruningSettings, prune
 from pruner.pipeline.dense import Dense
 from pruner.pipeline.measured import reached, settled
 from pruner.progress import silent
-from pruner.ranks import ALONE, Ranks
+from pruner.ranks import ALONE, Ranks, parcels
 
 SCORED = [name for name in CRITERIA if name not in (*NEED_NO_TEXT, "kronecker")]
 WORDS = "Once upon a time there was a little girl who had a red ball and a big dog. "
@@ -133,6 +133,19 @@ def test_a_measured_target_is_what_the_first_process_measured(together, data):
     """Also where the others could not reach it."""
     alone = timed(data / "stories260K", 0, 9)
     assert [found for _, _, found, _ in together] == [[alone, alone]] * WORLD
+
+
+@pytest.mark.parametrize("most", [1, 5, 6, 1000])
+def test_parcels_hold_every_tensor_once_in_order_and_no_more_than_fits(most):
+    tensors = [
+        torch.zeros(size, dtype=kind) for kind in (torch.float32, torch.float64) for size in (2, 3, 1, 9)
+    ]
+    packed = list(parcels(tensors, most))
+    assert [id(each) for parcel in packed for each in parcel] == [id(each) for each in tensors]
+    for parcel in packed:
+        assert len({each.dtype for each in parcel}) == 1
+        assert len(parcel) == 1 or sum(each.numel() for each in parcel) <= most
+    assert len(packed) == {1: 8, 5: 6, 6: 4, 1000: 2}[most]
 
 
 def test_every_sample_belongs_to_one_process():
