@@ -41,7 +41,7 @@ class PruningPlan:
         groups: group name -> its share; groups that lose nothing may be left out.
         criterion: how units were scored.
         budget: what was asked and what is reached, e.g. {"ratio": .2, "reached_ratio": .2001}; "macs" or
-            "latency" where a target is measured.
+            "latency", for each token (of latency in seconds), where a target is measured.
         calibration: source, number, length, seed and fingerprint of the text, {} for none.
         compensation: the update that follows removal and its settings, {} for none.
     """
@@ -61,8 +61,9 @@ class PruningPlan:
     @property
     def num_layers(self) -> int:
         """Decoder layers of the dense model, of which `groups` may leave out those that lose nothing."""
-        named = (share.layer + 1 for share in self.groups.values() if share.layer is not None)
-        return max([int(self.model.get("num_layers", 0)), *named])
+        named = [share.layer + 1 for share in self.groups.values() if share.layer is not None]
+        whole = [share.num_units for share in self.groups.values() if share.kind == "layer"]
+        return max([int(self.model.get("num_layers", 0)), *named, *whole])
 
     @property
     def dropped(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 PARCEL = 1 << 24
-"""Elements that meet in one all-reduce, where they lie in several tensors."""
+"""Most elements of several tensors that are packed into one all-reduce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Ranks:
     def add(self, *totals: Tensor, through: torch.device | None = None) -> None:
         """Replace each tensor by its sum over the processes, met on `through` or the tensor's own device.
 
-        As many as make a parcel meet in one all-reduce.
+        Neighbours of one type and device are packed into one all-reduce, up to `PARCEL` elements.
         """
         if self.size > 1:
             for parcel in parcels(totals):

@@ -110,7 +110,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def beside(path: Path) -> Path:
-    """Where this process prepares `path`, next to it; no other process does, of any node on the same disk."""
+    """Where this process prepares `path`, next to it; other processes, and other nodes, do so elsewhere."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 

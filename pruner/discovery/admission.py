@@ -26,7 +26,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_together(model: nn.Module) -> None:
-    """Raise ValueError if a device map has spread the model: its hooks do what the model does not."""
+    """Raise ValueError if a device map has spread the model: a trace would take its hooks for the model."""
     if is_dispatched(model):
         raise ValueError(
             f"{type(model).__name__} was loaded with a device map, which puts hooks into its layers; load it "

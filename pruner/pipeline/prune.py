@@ -11,7 +11,7 @@ from pruner.calibration import CalibrationData, draw_samples
 from pruner.compensation.least_squares import optimum
 from pruner.discovery import discover
 from pruner.discovery.admission import check_weights
-from pruner.dispatching import gather
+from pruner.dispatching import in_main_memory
 from pruner.groups import Group, Kept
 from pruner.importance import estimate_importance
 from pruner.importance.activations import project
@@ -49,7 +49,7 @@ def prune(
 
     Args:
         model: dense; afterwards pruned. One loaded with a `device_map` is brought together in main memory,
-            and its layers visit the first GPU of the map.
+            where it stays, and its layers visit the first GPU of the map.
         tokenizer: for the calibration text.
         settings: what to remove.
         track: sees the work go by.
@@ -65,10 +65,23 @@ def prune(
         ValueError: settings, text and model do not fit one another; the model is untouched, but for its map.
     """
     check_weights(model)
-    map_device = gather(model)
-    visited = visited or map_device
-    if settings.plan is not None:
-        return replay(model, tokenizer, settings, track, together=together, visited=visited)
+    with in_main_memory(model) as gpu:
+        visited = visited or gpu
+        if settings.plan is not None:
+            return replay(model, tokenizer, settings, track, together=together, visited=visited)
+        return decide_and_cut(model, tokenizer, settings, track, together=together, visited=visited)
+
+
+def decide_and_cut(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: PruningSettings,
+    track: Track,
+    *,
+    together: bool,
+    visited: torch.device | None,
+) -> PruningPlan:
+    """Prune by what the model and the text say; see `prune`."""
     whole = Dense.of(model, discover(model, kinds=searched(layers=settings.budget.layers > 0)))
     with_biases = switches_for(model, whole.prunable(settings), settings.compensation)
     with layer_by_layer(model, whole.structure.layers, visited) if visited else nullcontext():

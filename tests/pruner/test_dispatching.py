@@ -4,6 +4,7 @@ import copy
 import sys
 from contextlib import nullcontext
 
+import accelerate.utils.modeling
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
@@ -14,7 +15,7 @@ from pruner.budget import Budget
 from pruner.calibration import Calibration
 from pruner.checkpoint import load_model
 from pruner.discovery import discover
-from pruner.dispatching import gather, is_dispatched
+from pruner.dispatching import first_gpu, gather, is_dispatched
 from pruner.pipeline import PruningSettings, prune
 
 
@@ -73,20 +74,78 @@ def test_a_model_loaded_with_a_map_is_pruned_as_one_without(criterion, data, tmp
     assert same(loaded, plain)
 
 
-def test_its_layers_visit_the_first_gpu_of_the_map(tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [1, "cuda:1"])
+def test_its_layers_visit_the_first_gpu_of_the_map_and_all_is_at_home_then(first, tmp_path, monkeypatch):
     model = spread(tiny_model("llama"), tmp_path)
-    for module in model.modules():
-        if hasattr(module, "_hf_hook"):
-            module._hf_hook.execution_device = torch.device("cuda", 1)  # as if the map had named it
-    visited = []
+    model.hf_device_map = {"embed_tokens": "cpu", "layers.0": "disk", "layers.1": first, "norm": "cuda:0"}
+    hook = model.model.layers[1].mlp.up_proj._hf_hook
+    hook.execution_device = torch.device("cuda", 0)
+    events, move = [], type(model).to
 
     def note(_model, _layers, device):
-        visited.append(device)
+        events.append(device)
         return nullcontext()
 
+    def to(model, place):
+        events.append(place)
+        return move(model, place)
+
     monkeypatch.setattr(sys.modules["pruner.pipeline.prune"], "layer_by_layer", note)
+    monkeypatch.setattr(type(model), "to", to)
     prune(model, None, PruningSettings(Budget(0.3, 1), "l2", protect_first=0, compensation=None))
-    assert visited == [torch.device("cuda", 1)]
+    assert events == ["cpu", torch.device("cuda", 1), "cpu"]
+
+
+def test_without_a_map_it_is_the_first_gpu_of_a_hook():
+    model = cpu_offload(tiny_model("llama"), execution_device="cpu")
+    assert first_gpu(model) is None
+    model.model.layers[1].mlp.up_proj._hf_hook.execution_device = torch.device("cuda", 2)
+    assert first_gpu(model) == torch.device("cuda", 2)
+
+
+def test_weights_that_a_checkpoint_keeps_apart_stay_apart(tmp_path):
+    """Though its configuration says that they are one; so does from_pretrained without a map."""
+    made = tiny_model("llama")
+    made.config.tie_word_embeddings = True
+    made.save_pretrained(tmp_path / "model", state_dict=made.state_dict())
+    places = {f"model.layers.{number}": "disk" for number in range(made.config.num_hidden_layers)}
+    places |= dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "disk")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=str(tmp_path)
+    )
+    gather(loaded)
+    assert not torch.equal(plain.lm_head.weight, plain.model.embed_tokens.weight)
+    assert same(loaded, plain)
+
+
+def test_a_forward_of_the_users_own_stays(tmp_path):
+    model = tiny_model("llama")
+    mlp = model.model.layers[0].mlp
+    mlp.forward = lambda hidden: hidden * 2
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        layers = dict.fromkeys(("model.layers.0", "model.layers.1"), "cpu")
+        places = {name: "disk" for name, _ in model.named_modules() if name.count(".") == 2} | layers
+        places |= dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "disk")
+        dispatch_model(model, places, offload_dir=str(tmp_path), main_device="cpu")
+        gather(model)
+        assert torch.equal(model(ids).logits, before)
+
+
+def test_a_weight_that_cannot_be_read_back_is_named_and_nothing_has_changed(tmp_path, monkeypatch):
+    model = spread(tiny_model("llama"), tmp_path)
+    read = accelerate.utils.modeling.get_state_dict_offloaded_model
+
+    def some(model):
+        return {name: weight for name, weight in read(model).items() if "layers.1" not in name}
+
+    monkeypatch.setattr(accelerate.utils.modeling, "get_state_dict_offloaded_model", some)
+    with pytest.raises(ValueError, match=r"layers\.1.* cannot be read back"):
+        gather(model)
+    assert is_dispatched(model)
+    assert torch.isfinite(model(torch.arange(8)[None]).logits).all()
 
 
 def test_discovery_does_not_mistake_its_hooks_for_the_model(tmp_path):
