@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import linecache
 import re
 import sys
 import tempfile
@@ -179,4 +180,5 @@ def imported(code: str, package: str) -> ModuleType:
             module = importlib.util.module_from_spec(spec)
             sys.modules[name] = module
             spec.loader.exec_module(module)
+            linecache.cache[str(path)] = (len(code), None, code.splitlines(True), str(path))  # for `inspect`
     return sys.modules[name]
